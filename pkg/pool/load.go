@@ -1,0 +1,87 @@
+package pool
+
+import (
+	"slices"
+	"time"
+)
+
+// Report is one reading of a pod's metrics page. Slices are never changed after the report was handed in.
+type Report struct {
+	Taken    time.Time // when the page was asked for
+	InFlight int       // requests of this process counted at the pod at that moment
+
+	Waiting, Running int     // requests, summed over the engines of the page
+	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
+	BlockSize        int     // tokens in a KV block; 0: not said
+	KVTokens         int     // tokens that the KV cache holds, summed over the engines; 0: not said
+	MaxAdapters      int     // LoRA adapters that fit at once; 0: not said
+	Adapters         []string
+	Started          float64  // start of the server process, Unix seconds; 0: not said
+	Missing          []string // metrics that the runtime is known for and the page had not
+}
+
+// Load is what is known of one pod's work: as reported (up to a scrape interval old) and as counted here (exact, now).
+type Load struct {
+	Report           Report
+	HasReport        bool
+	PageFailures     int // consecutive
+	PageFailingSince time.Time
+	PageError        error
+
+	InFlight        int       // requests sent and not ended
+	Tokens          int       // prompt tokens of those, cached ones included
+	PrefillUntil    time.Time // when the prefill sent so far is estimated to be done
+	RequestFailures int       // consecutive requests without an answer
+	LastAnswer      time.Time
+	LastFailure     time.Time
+
+	prefillTotal time.Duration // all prefill ever sent
+}
+
+// Fresh says whether the report is at most limit old.
+func (l *Load) Fresh(now time.Time, limit time.Duration) bool {
+	return l.HasReport && now.Sub(l.Report.Taken) <= limit
+}
+
+// Requests is the number of requests at the pod: those of a fresh report plus those sent since minus those ended since,
+// and never fewer than this process knows to be there. With a stale report the counted ones alone.
+func (l *Load) Requests(fresh bool) int {
+	if !fresh {
+		return l.InFlight
+	}
+	return max(l.InFlight, l.Report.Waiting+l.Report.Running+l.InFlight-l.Report.InFlight)
+}
+
+// HasAdapter says whether the pod reported adapter as loaded or about to be.
+func (l *Load) HasAdapter(adapter string) bool { return slices.Contains(l.Report.Adapters, adapter) }
+
+// PrefillQueue is the estimated time until the prefill sent so far is done.
+func (l *Load) PrefillQueue(now time.Time) time.Duration { return max(0, l.PrefillUntil.Sub(now)) }
+
+func (l *Load) join(now time.Time, c Charge) time.Duration {
+	l.InFlight++
+	l.Tokens += c.Tokens
+	if l.PrefillUntil.Before(now) {
+		l.PrefillUntil = now
+	}
+	l.PrefillUntil = l.PrefillUntil.Add(c.Prefill)
+	l.prefillTotal += c.Prefill
+	return l.prefillTotal
+}
+
+func (l *Load) leave(c Charge) {
+	l.InFlight--
+	l.Tokens -= c.Tokens
+}
+
+// prefilled corrects the estimate: what was sent up to mark is done, so at most the rest is still to do.
+func (l *Load) prefilled(now time.Time, mark time.Duration) {
+	if rest := now.Add(l.prefillTotal - mark); rest.Before(l.PrefillUntil) {
+		l.PrefillUntil = rest
+	}
+}
+
+func (l *Load) report(r Report) {
+	l.Report, l.HasReport = r, true
+	l.PageFailures, l.PageError, l.PageFailingSince = 0, nil, time.Time{}
+}
