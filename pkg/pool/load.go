@@ -27,6 +27,7 @@ type Load struct {
 	PageFailures     int // consecutive
 	PageFailingSince time.Time
 	PageError        error
+	Refused          bool // the last page failed since nobody listens on the port of requests
 
 	InFlight        int       // requests sent and not ended
 	Tokens          int       // prompt tokens of those, cached ones included
@@ -81,7 +82,11 @@ func (l *Load) prefilled(now time.Time, mark time.Duration) {
 	}
 }
 
+// report takes in a reading. One that ends an outage of the page forgives the requests that failed meanwhile.
 func (l *Load) report(r Report) {
+	if l.PageFailures > 0 {
+		l.RequestFailures = 0
+	}
 	l.Report, l.HasReport = r, true
-	l.PageFailures, l.PageError, l.PageFailingSince = 0, nil, time.Time{}
+	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, time.Time{}, false
 }

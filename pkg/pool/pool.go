@@ -7,9 +7,11 @@
 package pool
 
 import (
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -265,7 +267,8 @@ func (p *Pool) Report(now time.Time, pod *Pod, r Report) {
 	}
 }
 
-// ReportFailed counts a metrics page that could not be read.
+// ReportFailed counts a metrics page that could not be read. The cause that err wraps matters: a refused connection is
+// taken as a sign that the pod is gone.
 func (p *Pool) ReportFailed(pod *Pod, now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -274,6 +277,8 @@ func (p *Pool) ReportFailed(pod *Pod, now time.Time, err error) {
 	}
 	pod.Load.PageFailures++
 	pod.Load.PageError = err
+	// Where page and requests share a port, a refused connection says that nobody is there to answer either.
+	pod.Load.Refused = errors.Is(err, syscall.ECONNREFUSED) && pod.MetricsPort == pod.Address.Port()
 }
 
 // Loads copies the load of every pod of s into dst, in the order of s.Pods: for metrics and debug views.

@@ -1,0 +1,122 @@
+package scheduling
+
+import (
+	"time"
+
+	"github.com/pilotfish-epp/pilotfish/pkg/pool"
+)
+
+// Params is the policy in force: a strategy, its weights, and what is known of the engines' speed.
+type Params struct {
+	Prefix    bool          // count what is cached as not to be computed (PREFIX_CACHE); otherwise load alone (DEFAULT)
+	Staleness time.Duration // a report older than this is not used
+
+	QueueWeight  float64 // scales the wait behind what is queued
+	KVWeight     float64 // scales the delay by and of a full KV cache
+	PrefixWeight float64 // scales what a cached prefix saves
+
+	Engine Engine
+}
+
+// Engine holds the constants of the step-time model of a model server (chunked prefill with continuous batching):
+// milliseconds for each new token, for each pair of a new token with one before it, for each running sequence and for
+// each token of running context, in one step.
+type Engine struct {
+	PerToken, PerPair, PerSequence, PerContext float64
+	Output                                     float64 // tokens that an answer is assumed to have
+	Contention                                 float64 // share of a prefill that each running request suffers or adds
+	KVTokens                                   float64 // size of a KV cache that was not reported
+	AdapterLoad                                float64 // milliseconds to load a LoRA adapter that is not there
+	AdapterSwap                                float64 // and with another to be evicted for it
+}
+
+// DefaultEngine is an 8B model on one 80 GB accelerator, from published measurements of the step-time model; only the
+// proportions between its constants matter as long as nothing better is learnt.
+func DefaultEngine() Engine {
+	return Engine{
+		PerToken: 0.0200, PerPair: 8.4e-7, PerSequence: 0.025, PerContext: 5.2e-5,
+		Output: 300, Contention: 0.25, KVTokens: 400_000, AdapterLoad: 200, AdapterSwap: 1000,
+	}
+}
+
+// Prefill is the time to compute the tokens of a prompt from cached on, in milliseconds.
+func (e *Engine) Prefill(tokens, cached float64) float64 {
+	n := max(0, tokens-cached)
+	return e.PerToken*n + e.PerPair*n*(cached+n/2)
+}
+
+// Cost is what a request would cost on a pod, each part in estimated milliseconds.
+type Cost struct {
+	Queue   float64 // until the prefill before it is done
+	Prefill float64 // its own, with what is cached left out, and what that delays others
+	Decode  float64 // its share in every later step of those who run there
+	KV      float64 // recomputing what no longer fits in the cache
+	Adapter float64 // loading its LoRA adapter
+	Saved   float64 // what the cached prefix took off Prefill; not part of the total
+	Cached  float64 // tokens counted as cached
+}
+
+// Total is the sum that pods are compared by.
+func (c *Cost) Total() float64 { return c.Queue + c.Prefill + c.Decode + c.KV + c.Adapter }
+
+// Cost estimates what r would cost on pod. The shape is marginal delay: what the request waits for, its own uncached
+// prefill (which also holds up everyone running there), and its weight in the steps of the whole batch from then on.
+func (p *Params) Cost(now time.Time, pod *pool.Pod, r *Request) Cost {
+	e, l := &p.Engine, pod.Load
+	fresh := l.Fresh(now, p.Staleness)
+	running := float64(l.Requests(fresh))
+	tokens := float64(r.Tokens)
+
+	var c Cost
+	full := e.Prefill(tokens, 0)
+	own := full
+	if p.Prefix {
+		c.Cached = r.Cached(pod)
+		own = full - p.PrefixWeight*(full-e.Prefill(tokens, c.Cached))
+	}
+	crowd := 1 + e.Contention*running
+	c.Prefill = own * crowd
+	c.Saved = (full - own) * crowd
+
+	c.Queue = float64(l.PrefillQueue(now)) / float64(time.Millisecond)
+	if fresh {
+		// Requests that the pod itself holds back, ours or others', wait for what this one would wait for.
+		c.Queue = max(c.Queue, float64(l.Report.Waiting)*e.Prefill(meanTokens(l, tokens), 0))
+	}
+	c.Queue *= p.QueueWeight
+
+	capacity, used := e.KVTokens, float64(l.Tokens)
+	if fresh {
+		if l.Report.KVTokens > 0 {
+			capacity = float64(l.Report.KVTokens)
+		}
+		used = max(used, l.Report.KVUsage*capacity)
+	}
+	c.Decode = e.Output * (e.PerSequence*running + e.PerContext*used)
+	if over := used + tokens - c.Cached + e.Output - capacity; over > 0 {
+		c.KV = p.KVWeight * e.Prefill(over, 0) * crowd
+	}
+	if r.Adapter != "" {
+		c.Adapter = adapterCost(e, l, r.Adapter)
+	}
+	return c
+}
+
+// meanTokens is the mean prompt of the requests under way, or tokens when there are none.
+func meanTokens(l *pool.Load, tokens float64) float64 {
+	if l.InFlight == 0 {
+		return tokens
+	}
+	return float64(l.Tokens) / float64(l.InFlight)
+}
+
+func adapterCost(e *Engine, l *pool.Load, adapter string) float64 {
+	switch {
+	case l.HasAdapter(adapter):
+		return 0
+	case l.Report.MaxAdapters == 0 || len(l.Report.Adapters) < l.Report.MaxAdapters:
+		return e.AdapterLoad
+	default:
+		return e.AdapterSwap
+	}
+}
