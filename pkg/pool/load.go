@@ -7,8 +7,9 @@ import (
 
 // Report is one reading of a pod's metrics page. Slices are never changed after the report was handed in.
 type Report struct {
-	Taken    time.Time // when the page was asked for
-	InFlight int       // requests of this process counted at the pod at that moment
+	Taken    time.Time     // when the page was asked for
+	Interval time.Duration // time to the next reading, as planned; 0: not said
+	InFlight int           // requests of this process counted at the pod at that moment
 
 	Waiting, Running int     // requests, summed over the engines of the page
 	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
@@ -39,9 +40,9 @@ type Load struct {
 	prefillTotal time.Duration // all prefill ever sent
 }
 
-// Fresh says whether the report is at most limit old.
+// Fresh says whether the report is at most limit or three intervals old, whichever is longer.
 func (l *Load) Fresh(now time.Time, limit time.Duration) bool {
-	return l.HasReport && now.Sub(l.Report.Taken) <= limit
+	return l.HasReport && now.Sub(l.Report.Taken) <= max(limit, 3*l.Report.Interval)
 }
 
 // Requests is the number of requests at the pod: those of a fresh report plus those sent since minus those ended since,

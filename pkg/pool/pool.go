@@ -238,6 +238,17 @@ func (p *Pool) Failed(now time.Time, pod *Pod) {
 	pod.Load.RequestFailures++
 }
 
+// GaveUp counts a client that left before any answer. That says nothing of a pod that looks well, but of one whose page
+// can't be read either it is one more sign that it hangs.
+func (p *Pool) GaveUp(now time.Time, pod *Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pod.Load.PageFailures > 0 {
+		pod.Load.LastFailure = now
+		pod.Load.RequestFailures++
+	}
+}
+
 // InFlight gives the requests counted at pod now. A scraper asks before it asks the pod, and hands the answer in with
 // the report, so that what was sent later is known not to be in it.
 func (p *Pool) InFlight(pod *Pod) int {

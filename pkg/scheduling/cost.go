@@ -19,22 +19,23 @@ type Params struct {
 }
 
 // Engine holds the constants of the step-time model of a model server (chunked prefill with continuous batching):
-// milliseconds for each new token, for each pair of a new token with one before it, for each running sequence and for
+// milliseconds for a step itself, for each new token, for each pair of a new token with one before it, for each running sequence and for
 // each token of running context, in one step.
 type Engine struct {
-	PerToken, PerPair, PerSequence, PerContext float64
-	Output                                     float64 // tokens that an answer is assumed to have
-	Contention                                 float64 // share of a prefill that each running request suffers or adds
-	KVTokens                                   float64 // size of a KV cache that was not reported
-	AdapterLoad                                float64 // milliseconds to load a LoRA adapter that is not there
-	AdapterSwap                                float64 // and with another to be evicted for it
+	Base, PerToken, PerPair, PerSequence, PerContext float64
+
+	Output      float64 // tokens that an answer is assumed to have
+	Contention  float64 // share of a prefill that each running request suffers or adds
+	KVTokens    float64 // size of a KV cache that was not reported
+	AdapterLoad float64 // milliseconds to load a LoRA adapter that is not there
+	AdapterSwap float64 // and with another to be evicted for it
 }
 
 // DefaultEngine is an 8B model on one 80 GB accelerator, from published measurements of the step-time model; only the
 // proportions between its constants matter as long as nothing better is learnt.
 func DefaultEngine() Engine {
 	return Engine{
-		PerToken: 0.0200, PerPair: 8.4e-7, PerSequence: 0.025, PerContext: 5.2e-5,
+		Base: 6.5, PerToken: 0.0200, PerPair: 8.4e-7, PerSequence: 0.025, PerContext: 5.2e-5,
 		Output: 300, Contention: 0.25, KVTokens: 400_000, AdapterLoad: 200, AdapterSwap: 1000,
 	}
 }
@@ -54,6 +55,8 @@ type Cost struct {
 	Adapter float64 // loading its LoRA adapter
 	Saved   float64 // what the cached prefix took off Prefill; not part of the total
 	Cached  float64 // tokens counted as cached
+	Running float64 // requests at the pod before this one
+	Context float64 // tokens in its KV cache before this one
 }
 
 // Total is the sum that pods are compared by.
@@ -74,6 +77,7 @@ func (p *Params) Cost(now time.Time, pod *pool.Pod, r *Request) Cost {
 		c.Cached = r.Cached(pod)
 		own = full - p.PrefixWeight*(full-e.Prefill(tokens, c.Cached))
 	}
+	c.Running = running
 	crowd := 1 + e.Contention*running
 	c.Prefill = own * crowd
 	c.Saved = (full - own) * crowd
@@ -92,6 +96,7 @@ func (p *Params) Cost(now time.Time, pod *pool.Pod, r *Request) Cost {
 		}
 		used = max(used, l.Report.KVUsage*capacity)
 	}
+	c.Context = used
 	c.Decode = e.Output * (e.PerSequence*running + e.PerContext*used)
 	if over := used + tokens - c.Cached + e.Output - capacity; over > 0 {
 		c.KV = p.KVWeight * e.Prefill(over, 0) * crowd
