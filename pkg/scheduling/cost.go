@@ -65,52 +65,71 @@ func (c *Cost) Total() float64 { return c.Queue + c.Prefill + c.Decode + c.KV + 
 // Cost estimates what r would cost on pod. The shape is marginal delay: what the request waits for, its own uncached
 // prefill (which also holds up everyone running there), and its weight in the steps of the whole batch from then on.
 func (p *Params) Cost(now time.Time, pod *pool.Pod, r *Request) Cost {
-	e, l := &p.Engine, pod.Load
-	fresh := l.Fresh(now, p.Staleness)
-	running := float64(l.Requests(fresh))
+	q := p.ask(now, r)
+	return q.cost(pod)
+}
+
+// question is what of the cost is the same for every pod.
+type question struct {
+	*Params
+	now    time.Time
+	r      *Request
+	tokens float64
+	full   float64 // prefill with nothing cached, milliseconds
+}
+
+func (p *Params) ask(now time.Time, r *Request) question {
 	tokens := float64(r.Tokens)
+	return question{Params: p, now: now, r: r, tokens: tokens, full: p.Engine.Prefill(tokens, 0)}
+}
+
+func (q *question) cost(pod *pool.Pod) Cost {
+	e, l := &q.Engine, pod.Load
+	fresh := l.Fresh(q.now, q.Staleness)
 
 	var c Cost
-	full := e.Prefill(tokens, 0)
-	own := full
-	if p.Prefix {
-		c.Cached = r.Cached(pod)
-		own = full - p.PrefixWeight*(full-e.Prefill(tokens, c.Cached))
+	c.Running = float64(l.Requests(fresh))
+	own := q.full
+	if q.Prefix {
+		if c.Cached = q.r.Cached(pod); c.Cached > 0 {
+			own -= q.PrefixWeight * (q.full - e.Prefill(q.tokens, c.Cached))
+		}
 	}
-	c.Running = running
-	crowd := 1 + e.Contention*running
+	crowd := 1 + e.Contention*c.Running
 	c.Prefill = own * crowd
-	c.Saved = (full - own) * crowd
+	c.Saved = (q.full - own) * crowd
 
-	c.Queue = float64(l.PrefillQueue(now)) / float64(time.Millisecond)
-	if fresh {
+	c.Queue = float64(l.PrefillQueue(q.now)) / float64(time.Millisecond)
+	if fresh && l.Report.Waiting > 0 {
 		// Requests that the pod itself holds back, ours or others', wait for what this one would wait for.
-		c.Queue = max(c.Queue, float64(l.Report.Waiting)*e.Prefill(meanTokens(l, tokens), 0))
+		c.Queue = max(c.Queue, float64(l.Report.Waiting)*e.Prefill(meanTokens(l, q.tokens), 0))
 	}
-	c.Queue *= p.QueueWeight
+	c.Queue *= q.QueueWeight
 
-	capacity, used := e.KVTokens, float64(l.Tokens)
+	capacity := e.KVTokens
+	c.Context = float64(l.Tokens)
 	if fresh {
 		if l.Report.KVTokens > 0 {
 			capacity = float64(l.Report.KVTokens)
 		}
-		used = max(used, l.Report.KVUsage*capacity)
+		c.Context = max(c.Context, l.Report.KVUsage*capacity)
 	}
-	c.Context = used
-	c.Decode = e.Output * (e.PerSequence*running + e.PerContext*used)
-	if over := used + tokens - c.Cached + e.Output - capacity; over > 0 {
-		c.KV = p.KVWeight * e.Prefill(over, 0) * crowd
+	c.Decode = e.Output * (e.PerSequence*c.Running + e.PerContext*c.Context)
+	if over := c.Context + q.tokens - c.Cached + e.Output - capacity; over > 0 {
+		c.KV = q.KVWeight * e.Prefill(over, 0) * crowd
 	}
-	if r.Adapter != "" {
-		c.Adapter = adapterCost(e, l, r.Adapter)
+	if q.r.Adapter != "" {
+		c.Adapter = adapterCost(e, l, q.r.Adapter)
 	}
 	return c
 }
 
-// meanTokens is the mean prompt of the requests under way, or tokens when there are none.
+// meanTokens guesses the prompt of a request that waits at the pod: the mean of those under way from here, or else one
+// like this request, or else a usual one.
 func meanTokens(l *pool.Load, tokens float64) float64 {
-	if l.InFlight == 0 {
-		return tokens
+	const usual = 500
+	if l.Tokens == 0 {
+		return max(tokens, usual)
 	}
 	return float64(l.Tokens) / float64(l.InFlight)
 }

@@ -7,7 +7,6 @@
 package scheduling
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -70,10 +69,9 @@ type candidate struct {
 	class class
 	total float64
 	draw  uint64
-	cost  Cost
 }
 
-// before orders candidates: class, then cost, then the draw.
+// before orders candidates: class, then cost, then an order of the pods that each draw shuffles anew.
 func (c *candidate) before(d *candidate) bool {
 	if c.class != d.class {
 		return c.class < d.class
@@ -81,29 +79,28 @@ func (c *candidate) before(d *candidate) bool {
 	if c.total != d.total {
 		return c.total < d.total
 	}
-	return c.draw < d.draw
+	return mix(c.draw, c.pod.ID) < mix(d.draw, d.pod.ID)
 }
 
 // Choose picks up to 1+fallbacks pods out of pods, in order. It says false when no pod is allowed.
 func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Params, fallbacks int) (Pick, bool) {
 	p.best = p.best[:0]
+	q := params.ask(now, r)
 	compared := 0
-	var onTrial candidate
-	loadOnly := candidate{total: math.Inf(1), class: math.MaxUint8} // the winner if nothing were cached
+	var onTrial, loadOnly candidate // loadOnly: the winner if nothing were cached
 	for _, pod := range pods {
 		if r.HasSubset && !slices.Contains(r.Subset, pod.Address) {
 			continue
 		}
 		compared++
-		c := candidate{pod: pod, class: classify(now, pod.Load), draw: mix(r.Draw, pod.ID)}
-		c.cost = params.Cost(now, pod, r)
-		c.total = c.cost.Total()
+		cost := q.cost(pod)
+		c := candidate{pod: pod, class: classify(now, pod.Load), total: cost.Total(), draw: r.Draw}
 		p.insert(c, 1+fallbacks)
 		if c.class == trial && (onTrial.pod == nil || c.before(&onTrial)) {
 			onTrial = c
 		}
-		c.total += c.cost.Saved
-		if c.before(&loadOnly) {
+		c.total += cost.Saved
+		if loadOnly.pod == nil || c.before(&loadOnly) {
 			loadOnly = c
 		}
 	}
@@ -118,7 +115,8 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 		p.order = append(p.order, p.best[i].pod)
 	}
 	first := &p.best[0]
-	return Pick{Pods: p.order, Cost: first.cost, Candidates: compared, Reason: explain(first, &loadOnly, compared, r)}, true
+	cost := q.cost(first.pod)
+	return Pick{Pods: p.order, Cost: cost, Candidates: compared, Reason: explain(first, &cost, loadOnly.pod, compared, r)}, true
 }
 
 // insert keeps the best keep candidates in order.
@@ -144,7 +142,7 @@ func (p *Picker) lead(c candidate, keep int) {
 	p.best = p.best[:min(len(p.best), keep)]
 }
 
-func explain(first, loadOnly *candidate, compared int, r *Request) Reason {
+func explain(first *candidate, cost *Cost, loadOnly *pool.Pod, compared int, r *Request) Reason {
 	switch {
 	case compared == 1:
 		return OnlyOne
@@ -152,9 +150,9 @@ func explain(first, loadOnly *candidate, compared int, r *Request) Reason {
 		return OnTrial
 	case first.class == setAside:
 		return LastHope
-	case first.pod != loadOnly.pod && first.cost.Saved > 0:
+	case first.pod != loadOnly && cost.Saved > 0:
 		return ByPrefix
-	case r.Adapter != "" && first.cost.Adapter == 0:
+	case r.Adapter != "" && cost.Adapter == 0:
 		return ByAdapter
 	default:
 		return ByLoad
