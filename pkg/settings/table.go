@@ -11,7 +11,7 @@ const (
 
 // table is the one list of all settings, in the order in which they are shown. It is never written to.
 var table = []definition{
-	specifically(choice("ROUTING_STRATEGY", []string{"DEFAULT", "PREFIX_CACHE"},
+	specifically(choice("ROUTING_STRATEGY", []string{StrategyDefault, StrategyPrefixCache},
 		func(v *Values) *string { return &v.RoutingStrategy },
 		"`DEFAULT` picks by server load; `PREFIX_CACHE` also sends requests that share a prompt prefix to the pod that holds it")),
 	count("PREFIX_CACHE_HASH_BLOCK_SIZE", "characters", 64, 1, 65536,
@@ -35,7 +35,7 @@ var table = []definition{
 		func(v *Values) *time.Duration { return &v.QueueTTL },
 		"Longest wait of one request; past it the request is dropped"),
 
-	specifically(choice("MODEL_SERVER_RUNTIME", []string{"vllm", "sglang", "trt-llm"},
+	specifically(choice("MODEL_SERVER_RUNTIME", []string{RuntimeVLLM, RuntimeSGLang, RuntimeTRTLLM},
 		func(v *Values) *string { return &v.ModelServerRuntime },
 		"Model server behind the pool: which names its metrics have")),
 
@@ -76,7 +76,7 @@ var table = []definition{
 	number("USAGE_SAMPLE", "share", 0.05, 0, 1,
 		func(v *Values) *float64 { return &v.UsageSample },
 		"Share of responses whose bodies are read for token usage where the gateway leaves the choice; 1 reads all"),
-	choice("RESPONSE_PROCESSING", []string{"full", "none"},
+	choice("RESPONSE_PROCESSING", []string{ResponseFull, ResponseNone},
 		func(v *Values) *string { return &v.ResponseProcessing },
 		"`none` leaves the stream after the request where the gateway streams everything; completions are then estimated"),
 	size("MAX_REQUEST_BODY", 32*mebi, kibi, gibi,
@@ -88,7 +88,7 @@ var table = []definition{
 	flip("CONFORMANCE_HEADERS", "true", "false", false,
 		func(v *Values) *bool { return &v.ConformanceHeaders },
 		"Obeys `test-epp-endpoint-selection`; for conformance tests only, since clients would choose their pod"),
-	choice("DECISION_LOG", []string{"off", "text", "json"},
+	choice("DECISION_LOG", []string{DecisionsOff, DecisionsText, DecisionsJSON},
 		func(v *Values) *string { return &v.DecisionLog },
 		"One line for each request on standard output: model, prompt size, blocks matched, chosen pod and why"),
 

@@ -8,6 +8,23 @@ package settings
 
 import "time"
 
+// Words that settings take, as Values holds them.
+const (
+	StrategyDefault     = "DEFAULT"      // RoutingStrategy: by load
+	StrategyPrefixCache = "PREFIX_CACHE" // RoutingStrategy: by load and cached prefixes
+
+	RuntimeVLLM   = "vllm"    // ModelServerRuntime
+	RuntimeSGLang = "sglang"  // ModelServerRuntime
+	RuntimeTRTLLM = "trt-llm" // ModelServerRuntime
+
+	ResponseFull = "full" // ResponseProcessing: follow responses to their end
+	ResponseNone = "none" // ResponseProcessing: leave the stream after the request
+
+	DecisionsOff  = "off"  // DecisionLog
+	DecisionsText = "text" // DecisionLog
+	DecisionsJSON = "json" // DecisionLog
+)
+
 // Values is one immutable, validated set of all settings. Readers share it and never write to it: take it once per
 // request with Store.Current, so that one request sees one set. The comment of each field tells unit and variable;
 // bounds and defaults stand in the table.
