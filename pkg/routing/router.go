@@ -119,10 +119,11 @@ func (r *Router) Route(_ context.Context, a *Arrival, t *Ticket) *Refusal {
 		r.index.Add(t.lease.Pod().ID, t.hashes)
 	}
 	if r.observer != nil {
-		r.observer.Picked(&Decision{
+		t.decision = Decision{
 			Arrival: a, Pick: &t.pick, Tokens: t.tokens, Blocks: len(t.hashes), Matched: t.matched,
 			Strategy: v.RoutingStrategy, Took: r.now().Sub(t.arrived),
-		})
+		}
+		r.observer.Picked(&t.decision)
 	}
 	return nil
 }

@@ -32,6 +32,7 @@ type Ticket struct {
 	question scheduling.Request
 	pick     scheduling.Pick
 	matched  int
+	decision Decision
 
 	// Reused from request to request.
 	picker   scheduling.Picker
@@ -253,7 +254,7 @@ func (t *Ticket) releaseLater() {
 func (t *Ticket) close() {
 	t.open, t.lease = false, pool.Lease{}
 	t.arrival, t.values, t.router = nil, nil, nil
-	t.question, t.pick = scheduling.Request{}, scheduling.Pick{}
+	t.question, t.pick, t.decision = scheduling.Request{}, scheduling.Pick{}, Decision{}
 	clear(t.picked)
 	t.picked = t.picked[:0]
 }
