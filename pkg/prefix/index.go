@@ -1,0 +1,468 @@
+package prefix
+
+import (
+	"math/rand/v2"
+	"sync"
+)
+
+// How many blocks are worked on under one hold of the lock. A block that misses every cache costs up to about 400 ns, so that a
+// hold stays below about 50 µs.
+const (
+	addBatch    = 64
+	removeBatch = 96
+)
+
+// An Index remembers which pod was sent which blocks. Each pod has an LRU list of its own, of at most capacity blocks.
+//
+// In a pod's list a block always stands before the blocks that continue it. So a block leaves only after all that continue
+// it (heads outlive tails), and a pod that holds a block holds the whole chain before it. Match relies on that.
+//
+// All methods may be called concurrently. Add, Forget and SetCapacity take the write lock for short batches only (about 50 µs at most), so
+// that a Match never waits long, whatever the length of a chain or of a pod's list. A Match that falls between two batches sees a chain's
+// head without its tail, never a tail without its head.
+//
+// Pods are small dense numbers: memory for each number up to the largest is about 48 bytes. A number may be given to
+// another pod once Forget has returned, if nobody calls Add for the former pod any more.
+type Index struct {
+	mu        sync.RWMutex
+	capacity  int
+	pods      []podList
+	slab      slab
+	table     table
+	distinct  int
+	evictions uint64
+}
+
+// podList is one pod's blocks: they fill the slots 0..n-1 of its chunks without a gap, linked from newest to oldest.
+type podList struct {
+	chunks  []uint32
+	n       uint32
+	newest  uint32
+	oldest  uint32
+	leaving bool
+}
+
+// Stats is a count of what an Index holds.
+type Stats struct {
+	Blocks    int    // (pod, block) pairs remembered
+	Distinct  int    // different blocks among them
+	Pods      int    // pods that hold at least one block
+	Bytes     int64  // memory of the index on the heap, in bytes, less the slack of Go's allocator
+	Evictions uint64 // blocks that left because a pod was at its capacity, since New or Reset
+}
+
+// New returns an empty index that remembers at most capacity blocks for each pod (at least 1).
+func New(capacity int) *Index {
+	x := &Index{capacity: max(capacity, 1)}
+	x.clear()
+	return x
+}
+
+// Reset forgets everything at once, as after a change of the block size. The capacity stays.
+func (x *Index) Reset() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.clear()
+}
+
+func (x *Index) clear() {
+	x.pods = nil
+	x.slab = slab{}
+	// The seed keeps clients from aiming prompts at one bucket; no result depends on it.
+	x.table = newTable(rand.Uint64() | 1)
+	x.distinct = 0
+	x.evictions = 0
+}
+
+// Match writes into depth[pod], for every pod below len(depth), how many of the leading hashes the pod holds.
+// It takes O(b·log len(hashes)) look-ups, where b is the number of different depths found, and writes each pod once.
+func (x *Index) Match(hashes []uint64, depth []int32) {
+	clear(depth)
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+
+	// The pods that hold block i+1 are among those that hold block i, so equal counts mean the same pods: the walk needs
+	// to look only for the blocks after which the count falls.
+	var steps [64]step
+	n := 0
+	for i := 0; i < len(hashes); {
+		first := x.lookup(hashes[i])
+		if first == 0 {
+			break
+		}
+		last, holder := x.lastAlike(hashes, i, first)
+		if n == len(steps) {
+			x.assign(steps[:n], depth)
+			n = 0
+		}
+		steps[n] = step{holder: holder, depth: int32(last + 1)}
+		n++
+		i = last + 1
+	}
+	x.assign(steps[:n], depth)
+}
+
+// A step is a block after which fewer pods go on: the first of its holders, and the depth at which it stands.
+type step struct {
+	holder uint32
+	depth  int32
+}
+
+// lastAlike returns the last block, from i on, that is held by as many pods as block i, and the first of its holders. It gallops
+// from i and then halves the gap.
+func (x *Index) lastAlike(hashes []uint64, i int, first uint32) (int, uint32) {
+	count := x.slab.at(first).holders
+	beyond := len(hashes) // the first block known to differ
+	for stride := 1; i+1 < beyond; stride *= 2 {
+		probe := min(i+stride, beyond-1)
+		id := x.lookup(hashes[probe])
+		if id == 0 || x.slab.at(id).holders != count {
+			beyond = probe
+			break
+		}
+		i, first = probe, id
+	}
+	for i+1 < beyond {
+		probe := int(uint(i+beyond) / 2)
+		id := x.lookup(hashes[probe])
+		if id == 0 || x.slab.at(id).holders != count {
+			beyond = probe
+		} else {
+			i, first = probe, id
+		}
+	}
+	return i, first
+}
+
+// assign writes the depths of steps, which are in order of depth. From the deepest up, each step adds only the pods that stop there; once
+// those are found the rest of the holders needn't be visited.
+func (x *Index) assign(steps []step, depth []int32) {
+	deeper := uint32(0)
+	for s := len(steps) - 1; s >= 0; s-- {
+		d := steps[s].depth
+		id := steps[s].holder
+		count := x.slab.at(id).holders
+		for missing := count - deeper; id != 0 && missing > 0; {
+			pod := x.slab.owner(id)
+			if int(pod) < len(depth) && !x.pods[pod].leaving && depth[pod] < d {
+				depth[pod] = d
+				missing--
+			}
+			id = x.slab.at(id).next
+		}
+		deeper = count
+	}
+}
+
+// Add remembers that pod was sent the chain of hashes, which makes them the pod's most recent blocks, the head first. Of a
+// chain longer than the capacity the head is remembered. Adding to a pod that is being forgotten does nothing.
+func (x *Index) Add(pod uint32, hashes []uint64) {
+	for done := 0; done < len(hashes); {
+		done = x.addSome(pod, hashes, done)
+	}
+}
+
+// addSome adds a batch from hashes[from] on and returns where to go on.
+func (x *Index) addSome(pod uint32, hashes []uint64, from int) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for int(pod) >= len(x.pods) {
+		x.pods = append(x.pods, podList{})
+	}
+	end := len(hashes)
+	if x.pods[pod].leaving {
+		return end
+	}
+	after := uint32(0)
+	if from > 0 {
+		// Between two batches another chain may have pushed this one out, or the pod or everything may have been forgotten.
+		if after = x.find(pod, hashes[from-1]); after == 0 {
+			return end
+		}
+	}
+	stop := min(from+addBatch, end, x.capacity)
+	for _, h := range hashes[from:max(stop, from)] {
+		if after = x.touch(pod, h, after); after == 0 {
+			return end
+		}
+	}
+	if stop >= x.capacity {
+		return end
+	}
+	return stop
+}
+
+// touch puts the block next in age after the block at after (0: newest of all) and returns where it is, or 0 if after was about to be
+// evicted itself.
+func (x *Index) touch(pod uint32, hash uint64, after uint32) uint32 {
+	list := &x.pods[pod]
+	behind := list.newest
+	if after != 0 {
+		behind = x.slab.at(after).older
+	}
+	// A chain that was added before mostly still stands in order.
+	if behind != 0 && x.slab.at(behind).hash == hash {
+		return behind
+	}
+	first := x.lookup(hash)
+	id := x.findAmong(first, pod, hash)
+	switch {
+	case id == 0:
+		return x.insert(pod, hash, first, after)
+	case id != after:
+		x.unlinkAge(list, id)
+		x.linkAge(list, id, after)
+	}
+	return id
+}
+
+// insert adds a block that the pod doesn't hold; first is the first of its holders, or 0.
+func (x *Index) insert(pod uint32, hash uint64, first, after uint32) uint32 {
+	list := &x.pods[pod]
+	var id uint32
+	if int(list.n) >= x.capacity {
+		if id = list.oldest; id == after {
+			return 0
+		}
+		x.unlink(list, pod, id)
+		x.evictions++
+	} else {
+		id = x.slab.grow(list, pod)
+	}
+	node := x.slab.at(id)
+	*node = blockNode{hash: hash}
+	if first == 0 {
+		node.holders = 1
+		x.distinct++
+		x.table.insert(&x.slab, x.table.blockKey(hash), id)
+	} else {
+		head := x.slab.at(first)
+		head.holders++
+		node.prev, node.next = first, head.next
+		if head.next != 0 {
+			x.slab.at(head.next).prev = id
+		}
+		head.next = id
+		x.table.insert(&x.slab, x.table.pairKey(hash, pod), id)
+	}
+	x.linkAge(list, id, after)
+	return id
+}
+
+// Forget removes the pod and all its blocks. Its hits vanish at once; the memory is given back, a short hold of the lock at a time, until
+// Forget returns.
+func (x *Index) Forget(pod uint32) {
+	for x.forgetSome(pod) {
+	}
+}
+
+func (x *Index) forgetSome(pod uint32) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if int(pod) >= len(x.pods) {
+		return false
+	}
+	list := &x.pods[pod]
+	list.leaving = true
+	// The oldest first, since the others still match against these counts.
+	for range removeBatch {
+		if list.n == 0 {
+			*list = podList{}
+			return false
+		}
+		x.removeOldest(list, pod)
+	}
+	return true
+}
+
+// SetCapacity changes the number of blocks remembered for each pod (at least 1). Where pods hold more, their oldest blocks are evicted,
+// a short hold of the lock at a time, until SetCapacity returns.
+func (x *Index) SetCapacity(capacity int) {
+	x.mu.Lock()
+	x.capacity = max(capacity, 1)
+	x.mu.Unlock()
+	for pod := uint32(0); ; {
+		again, pods := x.shrinkSome(pod)
+		if !again {
+			pod++
+		}
+		if int(pod) >= pods {
+			return
+		}
+	}
+}
+
+func (x *Index) shrinkSome(pod uint32) (again bool, pods int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if int(pod) >= len(x.pods) {
+		return false, len(x.pods)
+	}
+	list := &x.pods[pod]
+	for range removeBatch {
+		if int(list.n) <= x.capacity {
+			return false, len(x.pods)
+		}
+		x.removeOldest(list, pod)
+		x.evictions++
+	}
+	return true, len(x.pods)
+}
+
+// Stats counts what the index holds. It takes time in proportion to the number of pods.
+func (x *Index) Stats() Stats {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	s := Stats{Distinct: x.distinct, Evictions: x.evictions, Bytes: x.slab.bytes() + x.table.bytes()}
+	for i := range x.pods {
+		list := &x.pods[i]
+		s.Bytes += podListBytes + 4*int64(cap(list.chunks))
+		s.Blocks += int(list.n)
+		if list.n > 0 {
+			s.Pods++
+		}
+	}
+	return s
+}
+
+// PodBlocks returns how many blocks are remembered for the pod.
+func (x *Index) PodBlocks(pod uint32) int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if int(pod) >= len(x.pods) || x.pods[pod].leaving {
+		return 0
+	}
+	return int(x.pods[pod].n)
+}
+
+// lookup returns the first of the block's holders, or 0.
+func (x *Index) lookup(hash uint64) uint32 {
+	for id := x.table.first(x.table.blockKey(hash)); id != 0; {
+		node := x.slab.at(id)
+		if node.hash == hash && node.holders > 0 {
+			return id
+		}
+		id = node.chain
+	}
+	return 0
+}
+
+// find returns the pod's node of the block, or 0.
+func (x *Index) find(pod uint32, hash uint64) uint32 {
+	return x.findAmong(x.lookup(hash), pod, hash)
+}
+
+// findAmong is find for a block whose first holder is known.
+func (x *Index) findAmong(first, pod uint32, hash uint64) uint32 {
+	switch {
+	case first == 0:
+		return 0
+	case x.slab.owner(first) == pod:
+		return first
+	case x.slab.at(first).holders == 1:
+		return 0
+	}
+	for id := x.table.first(x.table.pairKey(hash, pod)); id != 0; {
+		node := x.slab.at(id)
+		if node.hash == hash && node.holders == 0 && x.slab.owner(id) == pod {
+			return id
+		}
+		id = node.chain
+	}
+	return 0
+}
+
+// linkAge puts a node next in age after the node at after (0: newest of all).
+func (x *Index) linkAge(list *podList, id, after uint32) {
+	node := x.slab.at(id)
+	node.newer = after
+	if after == 0 {
+		node.older = list.newest
+		list.newest = id
+	} else {
+		prior := x.slab.at(after)
+		node.older = prior.older
+		prior.older = id
+	}
+	if node.older == 0 {
+		list.oldest = id
+	} else {
+		x.slab.at(node.older).newer = id
+	}
+}
+
+func (x *Index) unlinkAge(list *podList, id uint32) {
+	node := x.slab.at(id)
+	if node.newer == 0 {
+		list.newest = node.older
+	} else {
+		x.slab.at(node.newer).older = node.older
+	}
+	if node.older == 0 {
+		list.oldest = node.newer
+	} else {
+		x.slab.at(node.older).newer = node.newer
+	}
+}
+
+// unlink takes a node out of every list; its slot stays the pod's.
+func (x *Index) unlink(list *podList, pod, id uint32) {
+	x.unlinkAge(list, id)
+	node := x.slab.at(id)
+	if node.next != 0 {
+		x.slab.at(node.next).prev = node.prev
+	}
+	if node.holders == 0 {
+		x.table.remove(&x.slab, x.table.pairKey(node.hash, pod), id)
+		x.slab.at(node.prev).next = node.next
+		x.slab.at(x.lookup(node.hash)).holders--
+		return
+	}
+	block := x.table.blockKey(node.hash)
+	x.table.remove(&x.slab, block, id)
+	if node.next == 0 {
+		x.distinct--
+		return
+	}
+	heir := x.slab.at(node.next)
+	x.table.remove(&x.slab, x.table.pairKey(node.hash, x.slab.owner(node.next)), node.next)
+	heir.holders = node.holders - 1
+	x.table.insert(&x.slab, block, node.next)
+}
+
+// removeOldest removes a pod's oldest block and fills the gap with the pod's last slot, so that slots stay dense and chunks fall free.
+func (x *Index) removeOldest(list *podList, pod uint32) {
+	gap := list.oldest
+	x.unlink(list, pod, gap)
+	if last := x.slab.last(list); last != gap {
+		x.move(list, pod, last, gap)
+	}
+	x.slab.shrink(list)
+}
+
+// move gives a node another slot of the same pod.
+func (x *Index) move(list *podList, pod, from, to uint32) {
+	node := x.slab.at(to)
+	*node = *x.slab.at(from)
+	key := x.table.pairKey(node.hash, pod)
+	if node.holders > 0 {
+		key = x.table.blockKey(node.hash)
+	}
+	x.table.replace(&x.slab, key, from, to)
+	if node.prev != 0 {
+		x.slab.at(node.prev).next = to
+	}
+	if node.next != 0 {
+		x.slab.at(node.next).prev = to
+	}
+	if node.newer == 0 {
+		list.newest = to
+	} else {
+		x.slab.at(node.newer).older = to
+	}
+	if node.older == 0 {
+		list.oldest = to
+	} else {
+		x.slab.at(node.older).newer = to
+	}
+}
