@@ -22,16 +22,15 @@ type Build struct {
 type Metrics struct {
 	models models
 
-	picks       *prometheus.CounterVec
-	byReason    [wellKnownReasons]prometheus.Counter
+	picks       words
 	attempts    [2]prometheus.Counter // success, failure
 	pickSeconds prometheus.Histogram
 	hitRatio    prometheus.Histogram
 	hitSize     prometheus.Histogram
 
 	refusals   *prometheus.CounterVec
-	ends       *prometheus.CounterVec
-	processing *prometheus.CounterVec
+	ends       words
+	processing words
 	predicted  prometheus.Counter
 	reported   prometheus.Counter
 
@@ -47,8 +46,9 @@ type Metrics struct {
 func New(reg prometheus.Registerer, build Build) *Metrics {
 	m := &Metrics{
 		registry: reg,
-		picks: counters("pilotfish_picks_total",
+		picks: wordsOf(counters("pilotfish_picks_total",
 			"Requests that were given a pod, by what decided for it.", "reason"),
+			"load", "prefix", "adapter", "only one"),
 		pickSeconds: histogram("inference_extension_scheduler_e2e_duration_seconds",
 			"Time from the complete request to the picked pod: hashing, matching and choosing.",
 			steps(5e-6, 10)),
@@ -60,10 +60,12 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 			append([]float64{0}, prometheus.ExponentialBuckets(64, 2, 13)...)),
 		refusals: counters("pilotfish_refusals_total",
 			"Requests that were answered without a pod, by reason and HTTP status.", "reason", "status"),
-		ends: counters("pilotfish_request_ends_total",
+		ends: wordsOf(counters("pilotfish_request_ends_total",
 			"Requests that had a pod, by how they ended.", "end"),
-		processing: counters("pilotfish_response_processing_total",
+			EndCompleted, EndClientGone, EndUnfollowed, EndShuttingDown),
+		processing: wordsOf(counters("pilotfish_response_processing_total",
 			"Responses by how much of them passed through the picker.", "mode"),
+			"full", "sampled", "headers", "none"),
 		predicted: counter("pilotfish_predicted_cached_tokens_total",
 			"Prompt tokens thought to be cached at the picked pod, of those requests whose engine told how many were."),
 		reported: counter("pilotfish_reported_cached_tokens_total",
@@ -86,11 +88,8 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 	})
 	info.Set(1)
 	m.attempts = [2]prometheus.Counter{attempts.WithLabelValues("success"), attempts.WithLabelValues("failure")}
-	for i, reason := range reasons {
-		m.byReason[i] = m.picks.WithLabelValues(reason)
-	}
 	m.models.init()
-	reg.MustRegister(m.picks, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.refusals, m.ends, m.processing,
+	reg.MustRegister(m.picks.vec, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.refusals, m.ends.vec, m.processing.vec,
 		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.settingsWrong, m.linesDropped, info, &m.models)
 	return m
 }
@@ -98,10 +97,30 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 // podLabel names a pod, as the family's metrics do.
 const podLabel = "model_server_pod"
 
-// reasons are the words for a pick that come with nearly every request, so that their counters are at hand.
-var reasons = [wellKnownReasons]string{"load", "prefix", "adapter", "only one", "trial", "last hope", "steered"}
+// words is a counter by one label whose usual values are resolved beforehand.
+type words struct {
+	vec    *prometheus.CounterVec
+	usual  []string
+	counts []prometheus.Counter
+}
 
-const wellKnownReasons = 7
+func wordsOf(vec *prometheus.CounterVec, usual ...string) words {
+	w := words{vec: vec, usual: usual}
+	for _, word := range usual {
+		w.counts = append(w.counts, vec.WithLabelValues(word))
+	}
+	return w
+}
+
+func (w *words) count(word string) {
+	for i := range w.usual {
+		if w.usual[i] == word {
+			w.counts[i].Inc()
+			return
+		}
+	}
+	w.vec.WithLabelValues(word).Inc()
+}
 
 // Pick tells how a request came to its pod.
 type Pick struct {
@@ -117,21 +136,12 @@ type Pick struct {
 func (m *Metrics) Picked(p *Pick) {
 	m.models.begin(p.Model, p.Target)
 	m.attempts[0].Inc()
-	m.pick(p.Reason).Inc()
+	m.picks.count(p.Reason)
 	m.pickSeconds.Observe(p.Latency.Seconds())
 	if p.Blocks > 0 {
 		m.hitRatio.Observe(float64(p.Matched) / float64(p.Blocks))
 		m.hitSize.Observe(float64(p.Matched) * float64(p.BlockSize))
 	}
-}
-
-func (m *Metrics) pick(reason string) prometheus.Counter {
-	for i := range reasons {
-		if reasons[i] == reason {
-			return m.byReason[i]
-		}
-	}
-	return m.picks.WithLabelValues(reason)
 }
 
 // Refused counts a request that was answered without a pod. scheduled tells whether it got as far as asking for one;
@@ -172,7 +182,7 @@ type Done struct {
 // Finished counts the end of a request that Picked has counted.
 func (m *Metrics) Finished(d *Done) {
 	m.models.end(d)
-	m.ends.WithLabelValues(d.End).Inc()
+	m.ends.count(d.End)
 	if d.HasUsage {
 		m.predicted.Add(float64(max(d.Predicted, 0)))
 		m.reported.Add(float64(max(d.Cached, 0)))
@@ -180,7 +190,7 @@ func (m *Metrics) Finished(d *Done) {
 }
 
 // Processed counts a response by how much of it passes through the picker: full, sampled, headers or none.
-func (m *Metrics) Processed(mode string) { m.processing.WithLabelValues(mode).Inc() }
+func (m *Metrics) Processed(mode string) { m.processing.count(mode) }
 
 // Scraped counts a metrics page that was read.
 func (m *Metrics) Scraped(took time.Duration) { m.scrapes.Observe(took.Seconds()) }
