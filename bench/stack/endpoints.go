@@ -34,7 +34,7 @@ func WriteEndpoints(file string, endpoints ...Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("endpoints file: %w", err)
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // it is gone when all went well
+	defer os.Remove(tmp.Name())
 	if _, err := tmp.Write(b); err != nil {
 		return fmt.Errorf("endpoints file: %w", err)
 	}

@@ -26,7 +26,7 @@ func pod(t *testing.T, name string) netip.AddrPort {
 			t.Errorf("%s: reading a request: %v", name, err)
 		}
 		w.Header().Set("Served-By", name)
-		fmt.Fprintf(w, "%d bytes", n) //nolint:errcheck // the client checks what it gets
+		fmt.Fprintf(w, "%d bytes", n)
 	}))
 	t.Cleanup(server.Close)
 	return netip.MustParseAddrPort(server.Listener.Addr().String())
@@ -53,7 +53,7 @@ func post(t *testing.T, url string, size int, header http.Header) (status int, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it is read below
+	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)

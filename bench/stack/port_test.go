@@ -32,7 +32,7 @@ func TestAPortInUseIsNotGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // of a test's listener
+	defer l.Close()
 	if held, err := holdPort(dir, portOf(l)); held != nil || err != nil {
 		t.Errorf("port %d of a listener was given: %v", portOf(l), err)
 	}
