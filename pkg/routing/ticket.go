@@ -225,19 +225,26 @@ func (t *Ticket) Finish(e End) {
 		t.outcome.End, t.outcome.Pod = e, pod
 		t.outcome.Predicted = int(t.pick.Cost.Cached)
 		t.outcome.Duration = now.Sub(t.arrived)
-		if e == ClientGone && t.outcome.Status == 0 {
-			t.router.pool.GaveUp(now, pod)
-		}
-		if e == Unfollowed {
-			t.releaseLater()
-		} else {
-			t.router.pool.Release(&t.lease)
-		}
+		t.release(now, e)
 		if t.router.observer != nil {
 			t.router.observer.Finished(&t.outcome)
 		}
 	}
 	t.close()
+}
+
+func (t *Ticket) release(now time.Time, e End) {
+	p := t.router.pool
+	switch {
+	case e == Unfollowed:
+		t.releaseLater()
+		return
+	case e == Completed:
+		p.Started(now, &t.lease) // whether or not its first token was seen
+	case e == ClientGone && t.outcome.Status == 0:
+		p.GaveUp(now, t.lease.Pod())
+	}
+	p.Release(&t.lease)
 }
 
 // releaseLater frees the pod when the answer is estimated to have ended, since nobody will tell.
