@@ -68,7 +68,6 @@ func (s *Stack) launch(spec Spec) (*Process, error) {
 		done: make(chan struct{}),
 	}
 	p.cmd.Env = spec.Env
-	p.cmd.Dir = s.dir
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.SysProcAttr = ownGroup()
 	p.cmd.WaitDelay = time.Second // a grandchild that keeps the pipe open must not keep Wait from returning
