@@ -28,11 +28,9 @@ type Metrics struct {
 	hitRatio    prometheus.Histogram
 	hitSize     prometheus.Histogram
 
-	refusals   *prometheus.CounterVec
-	ends       words
-	processing words
-	predicted  prometheus.Counter
-	reported   prometheus.Counter
+	ends      words
+	predicted prometheus.Counter
+	reported  prometheus.Counter
 
 	scrapes       prometheus.Histogram
 	scrapeErrors  *prometheus.CounterVec
@@ -58,14 +56,9 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 		hitSize: histogram("inference_extension_prefix_indexer_hit_bytes",
 			"Length of the prompt's prefix that the picked pod is thought to have cached, as matched blocks times characters in a block.",
 			append([]float64{0}, prometheus.ExponentialBuckets(64, 2, 13)...)),
-		refusals: counters("pilotfish_refusals_total",
-			"Requests that were answered without a pod, by reason and HTTP status.", "reason", "status"),
 		ends: wordsOf(counters("pilotfish_request_ends_total",
 			"Requests that had a pod, by how they ended.", "end"),
 			EndCompleted, EndClientGone, EndUnfollowed, EndShuttingDown),
-		processing: wordsOf(counters("pilotfish_response_processing_total",
-			"Responses by how much of them passed through the picker.", "mode"),
-			"full", "sampled", "headers", "none"),
 		predicted: counter("pilotfish_predicted_cached_tokens_total",
 			"Prompt tokens thought to be cached at the picked pod, of those requests whose engine told how many were."),
 		reported: counter("pilotfish_reported_cached_tokens_total",
@@ -89,7 +82,7 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 	info.Set(1)
 	m.attempts = [2]prometheus.Counter{attempts.WithLabelValues("success"), attempts.WithLabelValues("failure")}
 	m.models.init()
-	reg.MustRegister(m.picks.vec, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.refusals, m.ends.vec, m.processing.vec,
+	reg.MustRegister(m.picks.vec, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.ends.vec,
 		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.settingsWrong, m.linesDropped, info, &m.models)
 	return m
 }
@@ -144,14 +137,10 @@ func (m *Metrics) Picked(p *Pick) {
 	}
 }
 
-// Refused counts a request that was answered without a pod. scheduled tells whether it got as far as asking for one;
-// reason is a word of the picker's own, never a client's.
-func (m *Metrics) Refused(model, target, reason string, status int, scheduled bool) {
+// Refused counts a request that asked for a pod and was answered with an HTTP status instead.
+func (m *Metrics) Refused(model, target string, status int) {
 	m.models.refused(model, target, errorCodeOfRefusal(status))
-	m.refusals.WithLabelValues(reason, statusText(status)).Inc()
-	if scheduled {
-		m.attempts[1].Inc()
-	}
+	m.attempts[1].Inc()
 }
 
 // How a request that had a pod ended.
@@ -188,9 +177,6 @@ func (m *Metrics) Finished(d *Done) {
 		m.reported.Add(float64(max(d.Cached, 0)))
 	}
 }
-
-// Processed counts a response by how much of it passes through the picker: full, sampled, headers or none.
-func (m *Metrics) Processed(mode string) { m.processing.count(mode) }
 
 // Scraped counts a metrics page that was read.
 func (m *Metrics) Scraped(took time.Duration) { m.scrapes.Observe(took.Seconds()) }

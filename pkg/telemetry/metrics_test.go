@@ -55,9 +55,9 @@ func TestErrorsByKind(t *testing.T) {
 	m := New(reg, Build{})
 	finish(m, "chat", 200)
 	finish(m, "chat", 500)
-	m.Refused("chat", "chat", "no_endpoints", 503, true)
-	m.Refused("chat", "chat", "queue_full", 429, true)
-	m.Refused("chat", "chat", "body_too_large", 413, false)
+	m.Refused("chat", "chat", 503)
+	m.Refused("chat", "chat", 429)
+	m.Refused("chat", "chat", 413)
 
 	expect(
 		t, reg,
@@ -66,8 +66,7 @@ func TestErrorsByKind(t *testing.T) {
 		`inference_model_request_error_total{error_code="ServiceUnavailable",model_name="chat",target_model_name="chat"} 1`,
 		`inference_model_request_error_total{error_code="InferencePoolResourceExhausted",model_name="chat",target_model_name="chat"} 1`,
 		`inference_model_request_error_total{error_code="BadRequest",model_name="chat",target_model_name="chat"} 1`,
-		`pilotfish_refusals_total{reason="body_too_large",status="413"} 1`,
-		`inference_extension_scheduler_attempts_total{status="failure"} 2`,
+		`inference_extension_scheduler_attempts_total{status="failure"} 3`,
 	)
 }
 
@@ -158,7 +157,11 @@ func TestPoolIsReadWhenThePageIsFetched(t *testing.T) {
 		Pods:     func() []PodLoad { return pods },
 		Index:    func() IndexSize { return IndexSize{Blocks: 7, Bytes: 300, Evictions: 2} },
 		Buffered: func() int64 { return 42 },
-		Streams:  func() int64 { return 5 },
+		Streams: func() StreamCounts {
+			return StreamCounts{
+				Open: 5, Malformed: 1, Modes: []ModeCount{{"BUFFERED", "NONE", 9}}, Refused: map[string]int64{"no_endpoints": 3},
+			}
+		},
 		Refused:  func() int { return 1 },
 		Interval: func() time.Duration { return 250 * time.Millisecond },
 	})
@@ -176,6 +179,9 @@ func TestPoolIsReadWhenThePageIsFetched(t *testing.T) {
 		`pilotfish_prefix_index_evictions_total 2`,
 		`pilotfish_buffered_bytes 42`,
 		`pilotfish_streams 5`,
+		`pilotfish_streams_total{request_body_mode="BUFFERED",response_body_mode="NONE"} 9`,
+		`pilotfish_broken_streams_total{reason="malformed message"} 1`,
+		`pilotfish_refusals_total{reason="no_endpoints"} 3`,
 		`pilotfish_settings_problems 1`,
 		`pilotfish_scrape_interval_seconds 0.25`,
 	)
@@ -253,7 +259,6 @@ func BenchmarkOneRequest(b *testing.B) {
 		pick, done := pick, done
 		for pb.Next() {
 			m.Picked(&pick)
-			m.Processed("full")
 			m.Finished(&done)
 		}
 	})
@@ -265,9 +270,8 @@ func TestOneRequestAllocatesNothing(t *testing.T) {
 	pick, done := Pick{Model: "chat", Target: "chat", Reason: "load", Blocks: 1}, Done{Model: "chat", Target: "chat", Status: 200, End: EndCompleted, HasUsage: true}
 	if n := testing.AllocsPerRun(1000, func() {
 		m.Picked(&pick)
-		m.Processed("full")
 		m.Finished(&done)
-		m.Refused("chat", "chat", "no_endpoints", 503, true)
+		m.Refused("chat", "chat", 503)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

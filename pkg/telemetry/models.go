@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -303,19 +302,4 @@ func errorCodeOfRefusal(status int) string {
 		return errBadRequest
 	}
 	return errInternal
-}
-
-// statusText is strconv.Itoa without an allocation for the statuses that the picker answers with.
-func statusText(status int) string {
-	switch status {
-	case 400:
-		return "400"
-	case 413:
-		return "413"
-	case 429:
-		return "429"
-	case 503:
-		return "503"
-	}
-	return strconv.Itoa(status)
 }

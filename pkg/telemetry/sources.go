@@ -13,7 +13,7 @@ type Sources struct {
 	Pods     func() []PodLoad     // the pods now
 	Index    func() IndexSize     // what the prefix index holds
 	Buffered func() int64         // bytes of bodies held now
-	Streams  func() int64         // ext_proc streams open now
+	Streams  func() StreamCounts  // ext_proc streams
 	Refused  func() int           // setting values that are refused at present
 	Interval func() time.Duration // scrape interval in force, after stretching
 }
@@ -28,6 +28,21 @@ type PodLoad struct {
 	Running       int  // requests
 	KVUsage       float64
 	ReportAge     time.Duration
+}
+
+// StreamCounts counts ext_proc streams; Open is of this moment, the others since the start.
+type StreamCounts struct {
+	Open      int64
+	Malformed int64 // ended since a message could not be read
+	Panics    int64 // ended by a fault of the picker
+	Modes     []ModeCount
+	Refused   map[string]int64 // requests answered here instead of by a pod, by reason
+}
+
+// ModeCount counts streams by what the gateway sends of bodies, in Envoy's words (FULL_DUPLEX_STREAMED, NONE).
+type ModeCount struct {
+	Request, Response string
+	Streams           int64
 }
 
 // IndexSize is what the prefix index holds.
@@ -48,7 +63,8 @@ type gauges struct {
 	podQueue, podRunning, podInFlight, podKV       *prometheus.Desc
 	podAge                                         *prometheus.Desc
 	indexSize, indexBytes, indexEvictions          *prometheus.Desc
-	buffered, streams, problems, interval          *prometheus.Desc
+	streams, byMode, broken, refusals              *prometheus.Desc
+	buffered, problems, interval                   *prometheus.Desc
 }
 
 func newGauges(s Sources) *gauges {
@@ -71,6 +87,9 @@ func newGauges(s Sources) *gauges {
 		indexEvictions: describe("pilotfish_prefix_index_evictions_total", "Blocks that left the prefix index since a pod was at its capacity; starts anew when the index is emptied."),
 		buffered:       describe("pilotfish_buffered_bytes", "Bytes of request bodies held now."),
 		streams:        describe("pilotfish_streams", "ext_proc streams open now."),
+		byMode:         describe("pilotfish_streams_total", "ext_proc streams by the body modes of the gateway: how much of requests and responses passes through the picker.", "request_body_mode", "response_body_mode"),
+		broken:         describe("pilotfish_broken_streams_total", "ext_proc streams that ended in an error, by reason; each is a bug here or in the gateway.", "reason"),
+		refusals:       describe("pilotfish_refusals_total", "Requests that the picker answered instead of giving them a pod, by reason.", "reason"),
 		problems:       describe("pilotfish_settings_problems", "Setting values that are refused at present; the last good ones are in force."),
 		interval:       describe("pilotfish_scrape_interval_seconds", "Time between two scrapes of one pod, after stretching."),
 	}
@@ -90,6 +109,12 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 		ch <- g.indexBytes
 		ch <- g.indexEvictions
 	}
+	if g.s.Streams != nil {
+		ch <- g.streams
+		ch <- g.byMode
+		ch <- g.broken
+		ch <- g.refusals
+	}
 	for _, source := range g.plain() {
 		ch <- source.desc
 	}
@@ -104,7 +129,10 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		size := g.s.Index()
 		gauge(ch, g.indexSize, float64(size.Blocks))
 		gauge(ch, g.indexBytes, float64(size.Bytes))
-		ch <- prometheus.MustNewConstMetric(g.indexEvictions, prometheus.CounterValue, float64(size.Evictions))
+		total(ch, g.indexEvictions, float64(size.Evictions))
+	}
+	if g.s.Streams != nil {
+		g.streamCounts(ch, g.s.Streams())
 	}
 	for _, source := range g.plain() {
 		gauge(ch, source.desc, source.value())
@@ -122,9 +150,6 @@ func (g *gauges) plain() []plainGauge {
 	if f := g.s.Buffered; f != nil {
 		out = append(out, plainGauge{g.buffered, func() float64 { return float64(f()) }})
 	}
-	if f := g.s.Streams; f != nil {
-		out = append(out, plainGauge{g.streams, func() float64 { return float64(f()) }})
-	}
 	if f := g.s.Refused; f != nil {
 		out = append(out, plainGauge{g.problems, func() float64 { return float64(f()) }})
 	}
@@ -132,6 +157,18 @@ func (g *gauges) plain() []plainGauge {
 		out = append(out, plainGauge{g.interval, func() float64 { return f().Seconds() }})
 	}
 	return out
+}
+
+func (g *gauges) streamCounts(ch chan<- prometheus.Metric, c StreamCounts) {
+	gauge(ch, g.streams, float64(c.Open))
+	total(ch, g.broken, float64(c.Malformed), "malformed message")
+	total(ch, g.broken, float64(c.Panics), "panic")
+	for _, mode := range c.Modes {
+		total(ch, g.byMode, float64(mode.Streams), mode.Request, mode.Response)
+	}
+	for reason, n := range c.Refused {
+		total(ch, g.refusals, float64(n), reason)
+	}
 }
 
 func (g *gauges) pods(ch chan<- prometheus.Metric, pods []PodLoad) {
@@ -169,4 +206,8 @@ func (g *gauges) pods(ch chan<- prometheus.Metric, pods []PodLoad) {
 
 func gauge(ch chan<- prometheus.Metric, desc *prometheus.Desc, value float64, labels ...string) {
 	ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+}
+
+func total(ch chan<- prometheus.Metric, desc *prometheus.Desc, value float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
 }
