@@ -1,0 +1,8 @@
+// Package extproc speaks Envoy's ext_proc: one gRPC stream is one HTTP request and its answer.
+//
+// It promises an answer to every message in the form that the body mode of its direction asks for, that bodies pass
+// byte for byte, and that a request which can't be served ends in an ImmediateResponse: a gRPC error is left for
+// messages that are no protobuf. Whatever happens, the request's ticket is finished exactly once. Request bodies are
+// held until the pick, up to a bound for each and for the process; response bodies are never held. It costs no
+// goroutine beside grpc's own, and bytes of bodies are copied only where they have to be joined.
+package extproc

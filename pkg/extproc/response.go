@@ -1,0 +1,150 @@
+package extproc
+
+import (
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/pilotfish-epp/pilotfish/pkg/routing"
+)
+
+// onResponseHeaders answers at once and decides what is looked at in the body.
+func (s *stream) onResponseHeaders(m *inbound) error {
+	if s.response != awaitingResponse {
+		return s.send(s.encoder.answer(responseHeaders, nil))
+	}
+	s.response = responding
+	if s.request != passing {
+		// The answer may be the proxy's own, before the request had come to its end: it is not routed any more.
+		s.request = requestOver
+		s.drop()
+	}
+	s.answer.read(m.headers)
+	served := servedBy(m.served)
+	if s.picked {
+		s.ticket.Responded(s.answer.status, served, s.answer.events)
+	}
+	var change *mutation
+	if !m.endOfStream {
+		change = s.sample()
+	}
+	if s.values.ConformanceHeaders {
+		change = s.conform(change, m.served)
+	}
+	if err := s.send(s.encoder.answer(responseHeaders, change)); err != nil {
+		return err
+	}
+	if m.endOfStream {
+		s.endResponse()
+	}
+	return nil
+}
+
+// sample decides whether usage is read from this response's body. Where bodies don't come by themselves the proxy is
+// asked for them, if it is one that listens: with full duplex configured in either direction it would not, and the
+// answers would break the stream.
+func (s *stream) sample() *mutation {
+	if !s.picked || s.answer.status < 200 || s.answer.status > 299 || s.answer.encoded ||
+		!s.server.draw(s.values.UsageSample) {
+		return nil
+	}
+	if s.responseMode != modeNone {
+		s.read()
+		return nil
+	}
+	if !s.described || s.requestMode.fullDuplex() {
+		return nil
+	}
+	s.read()
+	return &mutation{override: &modeOverride{requestMode: s.requestMode, responseMode: modeStreamed}}
+}
+
+func (s *stream) read() {
+	s.reading = true
+	s.usage.Reset(s.answer.events)
+}
+
+// conform adds what the conformance tests of the Gateway API Inference Extension look for.
+func (s *stream) conform(m *mutation, served []byte) *mutation {
+	if m == nil {
+		m = &mutation{}
+	}
+	m.set = append(m.set, set{headerSeenTest, "true"})
+	if len(served) > 0 {
+		m.set = append(m.set, set{headerServedTest, string(served)})
+	}
+	return m
+}
+
+// onResponseBody passes the chunk on first and looks at it then.
+func (s *stream) onResponseBody(m *inbound) error {
+	if s.response == responseOver {
+		return nil
+	}
+	s.response = responding
+	if s.responseMode == modeNone {
+		s.responseMode = modeStreamed // as was asked for
+	}
+	var err error
+	if s.responseMode.fullDuplex() {
+		err = s.echo(responseBody, m.body, m.endOfStream, nil)
+	} else {
+		err = s.send(s.encoder.answer(responseBody, nil))
+	}
+	if err != nil {
+		return err
+	}
+	s.observe(m)
+	if m.endOfStream {
+		s.endResponse()
+	}
+	return nil
+}
+
+// observe tells the ticket what a chunk of the response says.
+func (s *stream) observe(m *inbound) {
+	if !s.picked || m.bodyLen == 0 {
+		return
+	}
+	s.ticket.ResponseBytes(m.bodyLen)
+	if s.reading {
+		for _, part := range m.body {
+			s.usage.Write(part.bytes())
+		}
+	}
+	if s.first || !s.answer.events || s.reading && !s.usage.FirstToken() {
+		return
+	}
+	s.first = true
+	s.ticket.FirstToken()
+}
+
+func (s *stream) onResponseTrailers() error {
+	if err := s.send(s.encoder.answer(responseTrailers, nil)); err != nil {
+		return err
+	}
+	s.endResponse()
+	return nil
+}
+
+// endResponse ends the request. The proxy closes the stream.
+func (s *stream) endResponse() {
+	s.response = responseOver
+	s.finish(routing.Completed)
+}
+
+// servedBy reads the address that served; the zero value when it is none.
+func servedBy(text []byte) netip.AddrPort {
+	if len(text) == 0 {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddrPort(string(text))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// draw says yes in the given share of cases, 0..1.
+func draw(share float64) bool {
+	return share > 0 && (share >= 1 || rand.Float64() < share)
+}
