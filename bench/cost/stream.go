@@ -1,0 +1,155 @@
+package cost
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pilotfish-epp/pilotfish/bench/stack"
+)
+
+// streamSizes are the bodies of the stream section: KB of a chat body, and streams of it in each turn.
+var streamSizes = [...]struct{ kb, streams int }{{1, 8000}, {8, 6000}, {64, 2500}}
+
+// streamPods are the sizes of the pools. The budgets hold for budgetPods, and for the growth from the first to the last.
+var streamPods = [...]int{8, 64, 256}
+
+const (
+	budgetPods   = 64
+	streamBudget = 1.0
+	growthBudget = 1.15
+)
+
+// streamServer is a server under measurement, with a driver for each size of body.
+type streamServer struct {
+	*stack.Process
+	pods    int // 0: the reference
+	drivers []*driver
+	samples [][]float64 // CPU-µs a stream, by size
+}
+
+// stream measures whole ext_proc streams at the picker, beside those at a server that only echoes.
+func (b *bench) stream(ctx context.Context, out *Section) error {
+	out.Title = "CPU of the server for one whole ext_proc stream, gRPC plaintext on loopback, no Envoy"
+	out.Conditions = []string{
+		"FULL_DUPLEX_STREAMED both ways, chat body in, JSON answer of 400 bytes; messages as Envoy 1.40 sends them",
+		fmt.Sprintf("%d streams at a time on %d connections; PREFIX_CACHE; every pod's metrics page read each second", lanes, connections),
+		"naive: grpc-go with go-control-plane's types; names a fixed pod and sends the same messages back",
+	}
+	pods, err := newPods(streamPods[len(streamPods)-1], 2<<10)
+	if err != nil {
+		return err
+	}
+	defer pods.Close()
+	return onStack(func(s *stack.Stack) error {
+		servers, err := b.streamServers(ctx, s, pods)
+		if err != nil {
+			return err
+		}
+		defer closeDrivers(servers)
+		if err := b.streamRounds(ctx, servers); err != nil {
+			return err
+		}
+		out.Figures = streamFigures(servers)
+		return nil
+	})
+}
+
+func (b *bench) streamServers(ctx context.Context, s *stack.Stack, pods *pods) ([]*streamServer, error) {
+	var bodies []*chats
+	for _, size := range streamSizes {
+		bodies = append(bodies, newChats(1, size.kb<<10, 128, false))
+	}
+	var servers []*streamServer
+	add := func(p *stack.Process, addr string, n int) error {
+		server := &streamServer{Process: p, pods: n, samples: make([][]float64, len(streamSizes))}
+		servers = append(servers, server)
+		for _, supply := range bodies {
+			d, err := newDriver(addr, supply)
+			if err != nil {
+				return err
+			}
+			server.drivers = append(server.drivers, d)
+		}
+		return nil
+	}
+	addrs := pods.Addrs()
+	naive, err := b.startChild(ctx, s, "naive", "echo", addrs[0].String())
+	if err != nil {
+		return nil, err
+	}
+	if err := add(naive.Process, naive.addrs[0].String(), 0); err != nil {
+		return servers, err
+	}
+	for _, n := range streamPods {
+		p, err := b.startPicker(ctx, s, fmt.Sprintf("picker-%d", n), addrs[:n], "REFRESH_METRICS_INTERVAL=1s")
+		if err != nil {
+			return servers, err
+		}
+		if err := add(p.Process, p.GRPC.String(), n); err != nil {
+			return servers, err
+		}
+	}
+	return servers, nil
+}
+
+func closeDrivers(servers []*streamServer) {
+	for _, s := range servers {
+		for _, d := range s.drivers {
+			d.Close()
+		}
+	}
+}
+
+func (b *bench) streamRounds(ctx context.Context, servers []*streamServer) error {
+	for _, s := range servers {
+		for i, size := range streamSizes {
+			if _, err := s.drivers[i].run(ctx, b.some(size.streams)/2); err != nil {
+				return fmt.Errorf("%s: %w\n%s", s.Name(), err, s.Tail(5))
+			}
+		}
+	}
+	for i, size := range streamSizes {
+		n := b.some(size.streams)
+		err := inTurn(b.Rounds, servers, func(round int, s *streamServer) error {
+			var took time.Duration
+			used, err := spent(func() (err error) {
+				took, err = s.drivers[i].run(ctx, n)
+				return err
+			}, s.Process)
+			if err != nil {
+				return fmt.Errorf("%s: %w\n%s", s.Name(), err, s.Tail(5))
+			}
+			s.samples[i] = append(s.samples[i], micros(used[0], n))
+			b.progress("stream %2d KB round %d %-10s %6.1f CPU-µs a stream, %5.0f streams/s", size.kb, round+1, s.Name(), micros(used[0], n), float64(n)/took.Seconds())
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func streamFigures(servers []*streamServer) []Figure {
+	var figures []Figure
+	const unit = "CPU-µs/stream"
+	naive, first, last := servers[0], servers[1], servers[len(servers)-1]
+	for i, size := range streamSizes {
+		reference := fmt.Sprintf("naive, %d KB", size.kb)
+		figures = append(figures, Figure{Case: reference, Unit: unit, Value: spread(naive.samples[i])})
+		for _, s := range servers[1:] {
+			f := Figure{Case: fmt.Sprintf("picker, %d KB, %d pods", size.kb, s.pods), Unit: unit, Value: spread(s.samples[i])}
+			f.against(reference, s.samples[i], naive.samples[i])
+			if s.pods == budgetPods {
+				f.limitRatio(streamBudget)
+			}
+			figures = append(figures, f)
+		}
+		growth := Figure{Case: fmt.Sprintf("picker, %d KB, growth from %d to %d pods", size.kb, first.pods, last.pods), Unit: "ratio"}
+		growth.Value = spread(ratios(last.samples[i], first.samples[i]))
+		growth.limit(growthBudget)
+		figures = append(figures, growth)
+	}
+	return figures
+}
