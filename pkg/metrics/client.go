@@ -18,7 +18,7 @@ type client struct {
 	request   *http.Request
 }
 
-func newClient(dial dialer, work func(time.Duration)) *client {
+func newClient(dial dialer, c *clock) *client {
 	return &client{
 		transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -26,7 +26,7 @@ func newClient(dial dialer, work func(time.Duration)) *client {
 				if err != nil {
 					return nil, err
 				}
-				return metered(conn, work), nil
+				return metered(conn, c), nil
 			},
 			DisableCompression:     true, // compressing costs the model server more than sending
 			MaxIdleConnsPerHost:    1,

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
@@ -46,7 +45,7 @@ vllm:num_requests_running 4
 		t.Errorf("kept up to %d of %d:\n%s\nwant:\n%s", rest, len(page), kept.all, want)
 	}
 
-	reading, err := newWorkspace().read(strings.NewReader(page), vllm, f, &memory{}, forget)
+	reading, err := newWorkspace().read(strings.NewReader(page), vllm, f, &memory{}, &clock{})
 	if err != nil || reading.Running != 9 || reading.Waiting != 20 {
 		t.Errorf("%+v, %v", reading, err)
 	}
@@ -71,7 +70,7 @@ func TestFilteredPageSaysTheSame(t *testing.T) {
 			w, remembered := newWorkspace(), memory{}
 			for range 2 { // a workspace that was used before, and a page that was seen before
 				for _, body := range []io.Reader{bytes.NewReader(page), iotest.OneByteReader(bytes.NewReader(page)), bytes.NewReader(bytes.TrimSuffix(page, []byte("\n")))} {
-					got, err := w.read(body, server, f, &remembered, forget)
+					got, err := w.read(body, server, f, &remembered, &clock{})
 					if (err != nil) != (wantErr != nil) {
 						t.Fatalf("%s: got %v, want %v", name, err, wantErr)
 					}
@@ -89,7 +88,7 @@ func TestLineLongerThanTheBuffer(t *testing.T) {
 		"\nvllm:num_requests_running 2\n"
 	vllm, f := known(t, "vllm")
 	w := newWorkspace()
-	got, err := w.read(strings.NewReader(page), vllm, f, &memory{}, forget)
+	got, err := w.read(strings.NewReader(page), vllm, f, &memory{}, &clock{})
 	if err != nil || got.KVTokens != 160 || got.Running != 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -122,7 +121,7 @@ func FuzzPage(f *testing.F) {
 		families, syntax := parser.TextToMetricFamilies(bytes.NewReader(page))
 		for _, name := range runtime.Names() {
 			server, filter := known(t, name)
-			got, err := newWorkspace().read(bytes.NewReader(page), server, filter, &memory{}, forget)
+			got, err := newWorkspace().read(bytes.NewReader(page), server, filter, &memory{}, &clock{})
 			if syntax != nil {
 				continue
 			}
@@ -158,7 +157,7 @@ func BenchmarkPage(b *testing.B) {
 		w, body, remembered := newWorkspace(), bytes.NewReader(nil), memory{}
 		for b.Loop() {
 			body.Reset(page)
-			if _, err := w.read(body, vllm, f, &remembered, forget); err != nil {
+			if _, err := w.read(body, vllm, f, &remembered, &clock{}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -170,7 +169,7 @@ func BenchmarkPage(b *testing.B) {
 		w, body, remembered := newWorkspace(), bytes.NewReader(nil), memory{}
 		for b.Loop() {
 			body.Reset(large)
-			if _, err := w.read(body, vllm, f, &remembered, forget); err != nil {
+			if _, err := w.read(body, vllm, f, &remembered, &clock{}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -220,5 +219,3 @@ func fixtures(t testing.TB) map[string][]byte {
 	}
 	return pages
 }
-
-func forget(time.Duration) {}

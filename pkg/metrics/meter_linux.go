@@ -5,14 +5,13 @@ import (
 	"io"
 	"net"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// metered gives conn with every read's CPU time told to work. Copying a page out of the kernel is a good part of what it
+// metered gives conn with every read's CPU time added to c. Copying a page out of the kernel is a good part of what it
 // costs, and happens inside of the read; waiting for the page is not counted.
-func metered(conn net.Conn, work func(time.Duration)) net.Conn {
+func metered(conn net.Conn, c *clock) net.Conn {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return conn
@@ -21,18 +20,18 @@ func metered(conn net.Conn, work func(time.Duration)) net.Conn {
 	if err != nil {
 		return conn
 	}
-	return &meteredConn{TCPConn: tcp, raw: raw, work: work}
+	return &meteredConn{TCPConn: tcp, raw: raw, clock: c}
 }
 
 type meteredConn struct {
 	*net.TCPConn
-	raw  syscall.RawConn
-	work func(time.Duration)
+	raw   syscall.RawConn
+	clock *clock
 }
 
 func (c *meteredConn) Read(p []byte) (n int, err error) {
 	waited := c.raw.Read(func(fd uintptr) (done bool) {
-		c.work(onCPU(func() { n, err = readOnce(int(fd), p) }))
+		c.clock.run(func() { n, err = readOnce(int(fd), p) })
 		return !errors.Is(err, unix.EAGAIN)
 	})
 	switch {

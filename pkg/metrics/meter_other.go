@@ -2,10 +2,7 @@
 
 package metrics
 
-import (
-	"net"
-	"time"
-)
+import "net"
 
 // metered gives conn as it is: here a read's CPU time can't be told from its waiting.
-func metered(conn net.Conn, _ func(time.Duration)) net.Conn { return conn }
+func metered(conn net.Conn, _ *clock) net.Conn { return conn }

@@ -12,7 +12,8 @@ const (
 	stretch     = 50                    // a page is asked for at most once in so many times of what it takes to answer
 	longest     = time.Second           // to which a slow page stretches the interval
 	longestWait = 2 * time.Second       // between two attempts at a page that can't be read
-	unmetered   = 30 * time.Microsecond // CPU of one page that no clock sees: see BenchmarkScrape
+	clockEvery  = 8                     // attempts, of which one is clocked
+	unmetered   = 40 * time.Microsecond // CPU of one page that no clock sees: see BenchmarkScrape
 )
 
 // pace decides when a pod's page is asked for next. It belongs to one pod; the total is shared by all.
@@ -23,19 +24,16 @@ type pace struct {
 	failures int           // consecutive
 }
 
-// read takes in what a page cost: its time on the wall and on the CPU.
-func (p *pace) read(answer, cpu time.Duration) {
+// read takes in how long a page took to come.
+func (p *pace) read(answer time.Duration) {
 	p.failures = 0
 	p.answer = smooth(p.answer, answer)
-	p.spent(cpu)
 }
 
 // failed takes in a page that couldn't be read.
-func (p *pace) failed(cpu time.Duration) {
-	p.failures++
-	p.spent(cpu)
-}
+func (p *pace) failed() { p.failures++ }
 
+// spent takes in the CPU time that clocks saw of an attempt.
 func (p *pace) spent(cpu time.Duration) {
 	cost := smooth(p.cost, cpu+unmetered)
 	p.total.Add(int64(cost - p.cost))

@@ -47,7 +47,7 @@ func TestBackOff(t *testing.T) {
 		if want == 0 {
 			continue
 		}
-		p.failed(0)
+		p.failed()
 		want *= time.Millisecond
 		for range 100 {
 			if got := p.next(v, random); got < want*3/4 || got > want*5/4 {
@@ -56,7 +56,7 @@ func TestBackOff(t *testing.T) {
 		}
 	}
 	for range 100 {
-		p.failed(0)
+		p.failed()
 	}
 	if got := p.next(v, random); got > 2500*time.Millisecond {
 		t.Errorf("after many failures: %v", got)
@@ -65,7 +65,7 @@ func TestBackOff(t *testing.T) {
 	if got := p.next(v, random); got < 45*time.Second {
 		t.Errorf("a longer interval is kept: %v", got)
 	}
-	p.read(time.Millisecond, 0)
+	p.read(time.Millisecond)
 	v.RefreshMetricsInterval = 200 * time.Millisecond
 	if got := p.next(v, random); got > 220*time.Millisecond {
 		t.Errorf("after a page that could be read: %v", got)
@@ -75,8 +75,8 @@ func TestBackOff(t *testing.T) {
 func TestCostOfAllPods(t *testing.T) {
 	var total atomic.Int64
 	a, b := pace{total: &total}, pace{total: &total}
-	a.read(time.Millisecond, 100*time.Microsecond)
-	b.read(time.Millisecond, 300*time.Microsecond)
+	a.spent(100 * time.Microsecond)
+	b.spent(300 * time.Microsecond)
 	if got, want := time.Duration(total.Load()), 400*time.Microsecond+2*unmetered; got != want {
 		t.Errorf("two pods: %v, want %v", got, want)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"time"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -41,20 +40,20 @@ type memory struct {
 	page runtime.Page
 }
 
-// read reads one page of server to its end and gives its numbers. m belongs to the page's pod. work is called with the
-// CPU time spent on the bytes.
-func (w *workspace) read(body io.Reader, server *runtime.Server, f *filter, m *memory, work func(time.Duration)) (runtime.Reading, error) {
-	if err := w.filter(body, f, work); err != nil {
+// read reads one page of server to its end and gives its numbers. m belongs to the page's pod. c takes the CPU time
+// spent on the bytes.
+func (w *workspace) read(body io.Reader, server *runtime.Server, f *filter, m *memory, c *clock) (runtime.Reading, error) {
+	if err := w.filter(body, f, c); err != nil {
 		return runtime.Reading{}, err
 	}
 	var reading runtime.Reading
 	var err error
-	work(onCPU(func() { reading, err = w.reading(server, m) }))
+	c.run(func() { reading, err = w.reading(server, m) })
 	return reading, err
 }
 
 // filter fills w.kept with the lines that matter.
-func (w *workspace) filter(body io.Reader, f *filter, work func(time.Duration)) error {
+func (w *workspace) filter(body io.Reader, f *filter, c *clock) error {
 	w.kept.reset()
 	w.head = w.head[:0]
 	size, pending := 0, 0
@@ -69,10 +68,10 @@ func (w *workspace) filter(body io.Reader, f *filter, work func(time.Duration)) 
 		if len(w.head) == 0 {
 			w.head = append(w.head, w.buffer[:min(n, 48)]...)
 		}
-		work(onCPU(func() {
+		c.run(func() {
 			rest := f.keep(&w.kept, w.buffer[:pending+n])
 			pending = copy(w.buffer, w.buffer[rest:pending+n])
-		}))
+		})
 		if errors.Is(err, io.EOF) {
 			w.lastLine(f, pending)
 			return nil

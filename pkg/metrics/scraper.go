@@ -142,9 +142,10 @@ type target struct {
 	memory  memory
 	pace    pace
 	random  *rand.Rand
-	work    atomic.Int64 // CPU time of the attempt under way, ns: the transport reads in a goroutine of its own
-	path    int          // which of the runtime's paths has the page
-	told    bool         // missing metrics have been logged
+	clock   clock
+	tries   int
+	path    int  // which of the runtime's paths has the page
+	told    bool // missing metrics have been logged
 
 	began   time.Time     // of the last attempt
 	due     time.Duration // after began: the next attempt
@@ -157,11 +158,9 @@ func (s *Scraper) newTarget(pod *pool.Pod) *target {
 		pace:   pace{total: &s.total},
 		random: rand.New(rand.NewPCG(rand.Uint64(), uint64(pod.ID))),
 	}
-	t.client = newClient(s.dial, t.spend)
+	t.client = newClient(s.dial, &t.clock)
 	return t
 }
-
-func (t *target) spend(cpu time.Duration) { t.work.Add(int64(cpu)) }
 
 func (t *target) loop(ctx context.Context) {
 	defer t.client.close()
@@ -173,9 +172,18 @@ func (t *target) loop(ctx context.Context) {
 		if pod == nil || pod.Load != t.load {
 			return
 		}
-		t.began = time.Now()
+		t.start()
 		t.scrape(ctx, pod)
 		t.plan(time.Since(t.began))
+	}
+}
+
+// start begins an attempt. One that begins a little late, because the machine was busy, doesn't make the next ones late.
+func (t *target) start() {
+	now := time.Now()
+	t.began = t.began.Add(t.due)
+	if now.Sub(t.began) > t.planned/2 {
+		t.began = now
 	}
 }
 
@@ -210,19 +218,23 @@ func (t *target) sleep(ctx context.Context) bool {
 // scrape makes one attempt at the pod's page and tells the pool.
 func (t *target) scrape(ctx context.Context, pod *pool.Pod) {
 	asked, inFlight := time.Now(), t.pool.InFlight(pod)
-	t.work.Store(0)
+	t.clock.restart(t.tries%clockEvery == 0)
+	t.tries++
 	reading, err := t.page(ctx, pod)
 	now := time.Now()
 	if ctx.Err() != nil { // the pod left, or we do
 		return
 	}
+	if cpu, on := t.clock.time(); on {
+		t.pace.spent(cpu)
+	}
 	if err != nil {
-		t.pace.failed(time.Duration(t.work.Load()))
+		t.pace.failed()
 		t.failed(now, pod, err)
 		return
 	}
 	recovered := t.pace.failures > 0
-	t.pace.read(now.Sub(asked), time.Duration(t.work.Load()))
+	t.pace.read(now.Sub(asked))
 	t.observer.Scraped(now.Sub(asked))
 	t.log(pod, reading, recovered)
 	t.pool.Report(now, pod, report(reading, asked, inFlight, t.pace.interval(t.settings.Current())))
@@ -295,7 +307,7 @@ func (t *target) pageAt(ctx context.Context, server *readable, host, path string
 	w := t.workspaces.Get().(*workspace)
 	defer t.workspaces.Put(w)
 	defer w.tidy()
-	return w.read(resp.Body, server.Server, server.filter, &t.memory, t.spend)
+	return w.read(resp.Body, server.Server, server.filter, &t.memory, &t.clock)
 }
 
 // explain adds what was expected to errors of the network, which tell only what came.

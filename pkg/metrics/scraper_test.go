@@ -278,6 +278,19 @@ func TestSettingsInForceWhileRunning(t *testing.T) {
 	s.until(pod, func(l pool.Load) bool { return l.Report.Running == 1 })
 }
 
+func TestIntervalIsStretchedToTheBudget(t *testing.T) {
+	s := start(t, map[string]string{"SCRAPE_BUDGET": "0.01"})
+	var pods []pool.Endpoint
+	for range 20 {
+		pods = append(pods, s.serve(page([]byte("vllm:num_requests_running 1\n"))))
+	}
+	s.set(pods...)
+	least := time.Duration(20 * float64(unmetered) / 0.01) // what clocks see comes on top
+	s.until(pods[0], func(l pool.Load) bool { return l.Report.Interval > least })
+	s.apply(map[string]string{"SCRAPE_BUDGET": "0"})
+	s.until(pods[0], func(l pool.Load) bool { return l.Report.Interval == 10*time.Millisecond })
+}
+
 func TestMetricsPort(t *testing.T) {
 	s := start(t, nil)
 	pod, other := s.serve(page([]byte("vllm:num_requests_running 1\n"))), s.serve(page([]byte("vllm:num_requests_running 2\n")))
