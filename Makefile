@@ -12,7 +12,7 @@ export PILOTFISH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pilotfish
 
 GOLANGCI_LINT_VERSION := v2.15.0
 FUZZTIME ?= 5s
-BENCH ?= .
+BENCH ?=
 
 BIN := bin
 UNIT = $$(go list ./... | grep -v /test/e2e)
@@ -25,7 +25,7 @@ help: ## Say what there is to do
 	@echo '  make run takes GATEWAY_PORT (8080), PROFILE (lean, full-duplex), ENDPOINTS (a file of your own servers),'
 	@echo '  GRPC_PORT (9002), GRPC_HEALTH_PORT (9003), METRICS_PORT (9090), ENVOY_ADMIN_PORT (9901), ACCESS_LOG (a file)'
 	@echo '  and every setting of the picker, for example: make run ROUTING_STRATEGY=DEFAULT'
-	@echo '  make fuzz takes FUZZTIME (5s, for each target); make bench takes BENCH (a pattern)'
+	@echo '  make fuzz takes FUZZTIME (5s, for each target); make bench takes BENCH (flags, e.g. BENCH=--quick)'
 
 .PHONY: build
 build: go ## Build the picker, bin/epp, and the bench tool, bin/bench
@@ -39,8 +39,8 @@ run: build ## Run four simulated model servers, the picker and Envoy, until Ctrl
 test: lint vet unit race fuzz e2e ## Everything: lint, unit, race, fuzz for some seconds, end to end through Envoy
 
 .PHONY: bench
-bench: build ## Measure: the benchmarks of each package
-	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(UNIT) | grep -v -e '^?' -e 'no test files' -e '^PASS$$'
+bench: build ## Measure what the picker costs beside references of the same run, for ten minutes
+	@exec $(BIN)/bench cost --epp $(BIN)/epp $(BENCH)
 
 .PHONY: lint
 lint: go ## Check style, and that the generated parts of the documents are up to date

@@ -160,10 +160,13 @@ func (p *Process) Stop(grace time.Duration) error {
 	}
 }
 
-// Restart ends a process with SIGTERM, as Stop does with five seconds of grace, and starts it again with the same
+// restartGrace is above the picker's default SHUTDOWN_GRACE, so that a restart under load lets answers finish.
+const restartGrace = 40 * time.Second
+
+// Restart ends a process with SIGTERM, waits up to 40 s for it before it kills, and starts it again with the same
 // arguments, ports and log. It returns the new process once that is ready.
 func (s *Stack) Restart(ctx context.Context, p *Process) (*Process, error) {
-	if err := p.Stop(stopGrace); err != nil {
+	if err := p.Stop(restartGrace); err != nil {
 		return nil, err
 	}
 	s.remove(p)
