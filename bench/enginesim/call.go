@@ -153,20 +153,13 @@ func (c *call) piece(i int) []byte {
 
 func (c *call) tokens() int { return c.request.OutputTokens }
 
-// openAIUsage is vLLM's usage object. It is read after the request has finished.
-func (c *call) openAIUsage() object {
-	return object{
-		"prompt_tokens":         c.request.PromptTokens,
-		"completion_tokens":     c.tokens(),
-		"total_tokens":          c.request.PromptTokens + c.tokens(),
-		"prompt_tokens_details": object{"cached_tokens": c.request.Cached, "created_cache_tokens": 0},
-	}
-}
+func quote(s string) []byte { return marshal(s) }
 
-func quote(s string) []byte {
-	b, err := json.Marshal(s)
+// marshal encodes values made here: strings, numbers, and structs and maps of them.
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // strings always marshal
+		panic(err)
 	}
 	return b
 }

@@ -79,39 +79,83 @@ func (s *Server) parseChat(body []byte) (*call, dialect, *apiError) {
 	return c, newChat(c), nil
 }
 
+// answerHead is what an OpenAI answer and each chunk of it begin with.
+type answerHead struct {
+	ID      string `json:"id"`
+	Object  string `json:"object"`
+	Created int64  `json:"created"`
+	Model   string `json:"model"`
+}
+
+// open is the head as the beginning of a chunk, up to its choices.
+func (h answerHead) open() []byte {
+	head := marshal(h)
+	return append(head[:len(head)-1], `,"choices":`...)
+}
+
+// openAIAnswer is an answer in one piece, with its fields in vLLM's order.
+type openAIAnswer struct {
+	answerHead
+	Choices     []any       `json:"choices"`
+	Tier        *string     `json:"service_tier"`
+	Fingerprint *string     `json:"system_fingerprint"`
+	Usage       openAIUsage `json:"usage"`
+}
+
+type openAIUsage struct {
+	Prompt     int `json:"prompt_tokens"`
+	Total      int `json:"total_tokens"`
+	Completion int `json:"completion_tokens"`
+	Details    struct {
+		Cached  int `json:"cached_tokens"`
+		Created int `json:"created_cache_tokens"`
+	} `json:"prompt_tokens_details"`
+}
+
+// openAIUsage may be read once the request has its first token.
+func (c *call) openAIUsage() openAIUsage {
+	u := openAIUsage{Prompt: c.request.PromptTokens, Completion: c.tokens(), Total: c.request.PromptTokens + c.tokens()}
+	u.Details.Cached = c.request.Cached
+	return u
+}
+
+type chatChoice struct {
+	Index    int         `json:"index"`
+	Message  chatMessage `json:"message"`
+	Logprobs *string     `json:"logprobs"`
+	Finish   string      `json:"finish_reason"`
+	Stop     *string     `json:"stop_reason"`
+}
+
+type chatMessage struct {
+	Role      string  `json:"role"`
+	Content   *string `json:"content"`
+	Refusal   *string `json:"refusal"`
+	ToolCalls []any   `json:"tool_calls"`
+}
+
 // chat is the dialect of /v1/chat/completions.
 type chat struct {
-	head []byte // of a chunk, up to the delta
+	head []byte // of a chunk, up to its choices
 }
 
 func newChat(c *call) *chat {
-	head, err := json.Marshal(struct {
-		ID      string `json:"id"`
-		Object  string `json:"object"`
-		Created int64  `json:"created"`
-		Model   string `json:"model"`
-	}{c.id, "chat.completion.chunk", c.created, c.model})
-	if err != nil {
-		panic(err) // strings and numbers marshal
-	}
-	return &chat{head: append(head[:len(head)-1], `,"choices":`...)}
+	return &chat{head: answerHead{c.id, "chat.completion.chunk", c.created, c.model}.open()}
 }
 
-func (d *chat) whole(c *call) object {
-	message := object{"role": "assistant", "content": string(c.answer), "refusal": nil, "tool_calls": []any{}}
+func (d *chat) whole(c *call) any {
+	message := chatMessage{Role: "assistant", Content: new(string(c.answer)), ToolCalls: []any{}}
 	if c.tool != nil {
-		message["content"] = nil
-		message["tool_calls"] = []any{object{
+		message.Content = nil
+		message.ToolCalls = append(message.ToolCalls, object{
 			"id": c.tool.id, "type": "function",
 			"function": object{"name": c.tool.name, "arguments": string(c.answer)},
-		}}
+		})
 	}
-	return object{
-		"id": c.id, "object": "chat.completion", "created": c.created, "model": c.model,
-		"choices": []any{object{
-			"index": 0, "message": message, "logprobs": nil, "finish_reason": c.finish, "stop_reason": nil,
-		}},
-		"usage": c.openAIUsage(), "system_fingerprint": nil, "service_tier": nil,
+	return openAIAnswer{
+		answerHead: answerHead{c.id, "chat.completion", c.created, c.model},
+		Choices:    []any{chatChoice{Message: message, Finish: c.finish}},
+		Usage:      c.openAIUsage(),
 	}
 }
 
@@ -144,11 +188,7 @@ func finishAt(c *call, i int) []byte {
 
 func endOpenAI(e *events, c *call, head []byte) {
 	if c.usage {
-		usage, err := json.Marshal(c.openAIUsage())
-		if err != nil {
-			panic(err) // numbers marshal
-		}
-		e.data(head, []byte(`[],"usage":`), usage, []byte(`}`))
+		e.data(head, []byte(`[],"usage":`), marshal(c.openAIUsage()), []byte(`}`))
 	}
 	e.data([]byte("[DONE]"))
 }

@@ -67,25 +67,22 @@ type completion struct {
 }
 
 func newCompletion(c *call) *completion {
-	head, err := json.Marshal(struct {
-		ID      string `json:"id"`
-		Object  string `json:"object"`
-		Created int64  `json:"created"`
-		Model   string `json:"model"`
-	}{c.id, "text_completion", c.created, c.model})
-	if err != nil {
-		panic(err) // strings and numbers marshal
-	}
-	return &completion{head: append(head[:len(head)-1], `,"choices":`...)}
+	return &completion{head: answerHead{c.id, "text_completion", c.created, c.model}.open()}
 }
 
-func (d *completion) whole(c *call) object {
-	return object{
-		"id": c.id, "object": "text_completion", "created": c.created, "model": c.model,
-		"choices": []any{object{
-			"index": 0, "text": string(c.answer), "logprobs": nil, "finish_reason": c.finish, "stop_reason": nil,
-		}},
-		"usage": c.openAIUsage(), "system_fingerprint": nil, "service_tier": nil,
+type completionChoice struct {
+	Index    int     `json:"index"`
+	Text     string  `json:"text"`
+	Logprobs *string `json:"logprobs"`
+	Finish   string  `json:"finish_reason"`
+	Stop     *string `json:"stop_reason"`
+}
+
+func (d *completion) whole(c *call) any {
+	return openAIAnswer{
+		answerHead: answerHead{c.id, "text_completion", c.created, c.model},
+		Choices:    []any{completionChoice{Text: string(c.answer), Finish: c.finish}},
+		Usage:      c.openAIUsage(),
 	}
 }
 

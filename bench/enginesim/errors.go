@@ -35,21 +35,23 @@ func badJSON(err error) *apiError {
 }
 
 func writeError(w http.ResponseWriter, e *apiError) {
-	var param any
+	var param *string
 	if e.Param != "" {
-		param = e.Param
+		param = &e.Param
 	}
-	writeJSON(w, e.Status, object{"error": object{"message": e.Message, "type": e.Type, "param": param, "code": e.Status}})
+	writeJSON(w, e.Status, object{"error": struct {
+		Message string  `json:"message"`
+		Type    string  `json:"type"`
+		Param   *string `json:"param"`
+		Code    int     `json:"code"`
+	}{e.Message, e.Type, param, e.Status}})
 }
 
-// object is a JSON object.
+// object is a JSON object whose fields may come in any order.
 type object map[string]any
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // only values made here come this way
-	}
+	body := marshal(v)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(status)

@@ -46,7 +46,7 @@ func (s *Server) parseMessages(body []byte) (*call, dialect, *apiError) {
 // messages is the dialect of Anthropic's /v1/messages: one text block, no tools.
 type messages struct{}
 
-func (d messages) whole(c *call) object {
+func (d messages) whole(c *call) any {
 	o := d.message(c)
 	o["content"] = []any{object{"type": "text", "text": string(c.answer)}}
 	o["stop_reason"] = d.stopReason(c)

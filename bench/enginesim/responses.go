@@ -68,7 +68,7 @@ type responses struct {
 	seq  int
 }
 
-func (d *responses) whole(c *call) object {
+func (d *responses) whole(c *call) any {
 	o := d.response(c, "completed", []any{d.message(c, "completed", []any{textPart(c.answer)})})
 	if c.finish == "length" {
 		o["status"] = "incomplete"
@@ -127,12 +127,4 @@ func (d *responses) send(e *events, kind string, o object) {
 	o["type"], o["sequence_number"] = kind, d.seq
 	d.seq++
 	e.named(kind, marshal(o))
-}
-
-func marshal(o object) []byte {
-	b, err := json.Marshal(o)
-	if err != nil {
-		panic(err) // only values made here come this way
-	}
-	return b
 }

@@ -172,7 +172,7 @@ func (s *Server) gate(next http.Handler) http.Handler {
 
 // dialect writes one API's answers.
 type dialect interface {
-	whole(c *call) object            // the answer in one piece
+	whole(c *call) any               // the answer in one piece
 	begin(e *events, c *call)        // before the first token
 	token(e *events, c *call, i int) // the i-th token
 	end(e *events, c *call)          // after the last one

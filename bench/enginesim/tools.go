@@ -2,9 +2,12 @@ package enginesim
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 type tool struct {
@@ -74,13 +77,20 @@ func askedFor(tools []tool, messages []message) int {
 	return -1
 }
 
-// sample makes a JSON value that a schema allows, as far as type, properties, required and enum tell.
+// sample makes a JSON value that a schema allows, as far as type, properties, required and enum tell. It is ASCII, so
+// that it can be cut anywhere.
 func sample(schema json.RawMessage) []byte {
-	value, err := json.Marshal(sampleValue(schema, 0))
-	if err != nil {
-		panic(err) // only values made here come this way
+	var ascii []byte
+	for _, r := range string(marshal(sampleValue(schema, 0))) {
+		if r < utf8.RuneSelf {
+			ascii = append(ascii, byte(r))
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			ascii = fmt.Appendf(ascii, `\u%04x`, unit)
+		}
 	}
-	return value
+	return ascii
 }
 
 func sampleValue(raw json.RawMessage, depth int) any {
