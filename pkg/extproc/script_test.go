@@ -91,12 +91,15 @@ func play(t *testing.T, script string) string {
 	s.draw = func(float64) bool { return w.sampled }
 	pool := &countingPool{}
 	st := &stream{server: s, body: body{pool: pool}}
-	if err := s.guarded(st, w); err != nil {
+	whole, err := s.guarded(st, w)
+	if err != nil {
 		w.say("<- gRPC error %v", status.Code(err))
 	} else {
 		w.say("<- closed")
 	}
-	st.reset()
+	if whole {
+		st.reset()
+	}
 	if n := w.pool.out + pool.out; n != 0 {
 		t.Errorf("%d pooled buffers are still held at the end", n)
 	}

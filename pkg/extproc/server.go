@@ -74,37 +74,53 @@ func (s *Server) process(w wire) error {
 	}
 	s.counters.streams.Add(1)
 	defer s.counters.streams.Add(-1)
-	err := s.guarded(st, w)
-	st.reset()
-	s.streams.Put(st)
+	whole, err := s.guarded(st, w)
+	if whole {
+		st.reset()
+		s.streams.Put(st)
+	}
 	return err
 }
 
 // guarded runs the stream and keeps a panic to it: the request gets an answer, its ticket is finished, and the process
-// goes on.
-func (s *Server) guarded(st *stream, w wire) (err error) {
+// goes on. A stream that is not whole afterwards must not be used again.
+func (s *Server) guarded(st *stream, w wire) (whole bool, err error) {
 	defer func() {
-		cause := recover()
-		if cause == nil {
+		if whole {
 			return
 		}
-		s.counters.panics.Add(1)
-		s.logger.Error("a request made the picker panic", "request_id", st.head.requestID, "panic", cause,
-			"stack", string(debug.Stack()))
-		err = st.collapse()
+		s.failed(st, recover())
+		err = s.collapse(st)
 	}()
-	return st.run(w)
+	return true, st.run(w)
 }
 
-// collapse ends a stream whose state can't be trusted. Once response bytes have been given away a clean end would pass
-// for the end of the response, so the stream breaks then.
-func (s *stream) collapse() error {
-	defer s.finish(routing.ClientGone)
-	if s.response == awaitingResponse && !s.observed {
+func (s *Server) failed(st *stream, cause any) {
+	s.counters.panics.Add(1)
+	s.logger.Error("a request made the picker panic", "request_id", st.head.requestID, "panic", cause,
+		"stack", string(debug.Stack()))
+}
+
+// collapse ends a stream whose state can't be trusted, and gives the gRPC status.
+func (s *Server) collapse(st *stream) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.failed(st, cause)
+			err = status.Error(codes.Internal, "the endpoint picker failed on this request; its log says why")
+		}
+	}()
+	defer st.in.release()
+	defer st.finish(routing.ClientGone)
+	return st.apologize()
+}
+
+// apologize answers a request that failed here, as long as that can reach the client. Once response bytes have been
+// given away a clean end would pass for the end of the response, so the stream breaks then.
+func (s *stream) apologize() error {
+	switch {
+	case s.response == awaitingResponse && !s.observed:
 		_ = s.refuse(internal())
-		return nil
-	}
-	if s.responseMode.fullDuplex() && s.response != responseOver {
+	case s.response != responseOver && s.responseMode.fullDuplex():
 		return status.Error(codes.Internal, "the endpoint picker failed on this response; its log says why")
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/pilotfish-epp/pilotfish/pkg/request"
 	"github.com/pilotfish-epp/pilotfish/pkg/routing"
 	"github.com/pilotfish-epp/pilotfish/pkg/settings"
 )
@@ -30,6 +31,7 @@ type fixedTicket struct {
 func (t *fixedTicket) Destination() string                 { return t.to }
 func (t *fixedTicket) Model() string                       { return "" }
 func (t *fixedTicket) Responded(int, netip.AddrPort, bool) {}
+func (t *fixedTicket) Used(request.Usage)                  {}
 func (t *fixedTicket) FirstToken()                         {}
 func (t *fixedTicket) Finish(routing.End)                  {}
 

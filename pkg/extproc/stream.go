@@ -148,16 +148,16 @@ func (s *stream) endOf(halfClosed bool) routing.End {
 	return routing.ClientGone
 }
 
-// finish ends the request, once.
+// finish ends the request, once, also when one of the calls panics and the stream is finished again for that.
 func (s *stream) finish(e routing.End) {
+	if s.reading {
+		s.reading = false
+		if u := s.usage.Usage(); u.Present {
+			s.ticket.Used(u)
+		}
+	}
 	if s.picked {
 		s.picked = false
-		if s.reading {
-			s.reading = false
-			if u := s.usage.Usage(); u.Present {
-				s.ticket.Used(u)
-			}
-		}
 		s.ticket.Finish(e)
 	}
 	s.drop()
