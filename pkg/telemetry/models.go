@@ -180,7 +180,8 @@ func (m *models) admit(p pair, proven bool) *series {
 	defer m.mu.Unlock()
 	s := m.known[p]
 	if s == nil {
-		if len(m.known) >= maxModels && !(proven && m.evict()) {
+		full := len(m.known) >= maxModels
+		if full && (!proven || !m.evict()) {
 			return m.other
 		}
 		p = pair{strings.Clone(p.model), strings.Clone(p.target)} // the caller's names are views
