@@ -71,6 +71,9 @@ func (s *slab) shrink(list *podList) {
 	s.chunks[number] = chunk{}
 	s.free = append(s.free, number)
 	list.chunks = list.chunks[:i]
+	if len(s.free) == len(s.chunks)-1 {
+		*s = slab{} // all are free: so is the room for their numbers
+	}
 }
 
 func (s *slab) allocate(pod uint32) uint32 {

@@ -10,7 +10,7 @@ const (
 )
 
 // A table is a linear hash table (W. Litwin, VLDB 1980) of node numbers, chained through the nodes: with every node added at most
-// one bucket is split, and with every node removed at most one merged, so that there is no pause to rehash and no doubling of memory.
+// one bucket is split, and with every node removed at most two merged, so that there is no pause to rehash and no doubling of memory.
 //
 // Each node is in one bucket: the first of a block's holders under the block's key, so that it is found for all pods, the
 // others under the key of block and pod.
@@ -73,8 +73,11 @@ func (t *table) remove(s *slab, key, id uint32) {
 	}
 	*link = s.at(id).chain
 	t.nodes--
-	if t.buckets > segmentBuckets && t.nodes < t.buckets-t.buckets/4 {
-		t.merge(s)
+	// Two at most, so that the buckets keep up with the nodes.
+	for range 2 {
+		if t.buckets > segmentBuckets && t.nodes < t.buckets-t.buckets/4 {
+			t.merge(s)
+		}
 	}
 }
 

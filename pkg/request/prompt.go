@@ -12,31 +12,29 @@ package request
 // Where text is written with which escapes makes no difference.
 func (r *Request) Prompt(s TextSink) {
 	w := &r.writer
-	w.start(s)
+	w.start(s, r.walker())
 	switch r.Kind {
 	case Chat:
-		w.messages(r.value(fieldMessages), "")
+		w.messages(r.fields[fieldMessages].span, "user")
 	case Responses:
-		w.preamble(r.value(fieldInstructions))
-		w.messages(r.value(fieldInput), "user")
+		w.preamble(r.fields[fieldInstructions].span)
+		w.messages(r.fields[fieldInput].span, "user")
 	case Messages:
-		w.preamble(r.value(fieldSystem))
-		w.messages(r.value(fieldMessages), "")
+		w.preamble(r.fields[fieldSystem].span)
+		w.messages(r.fields[fieldMessages].span, "user")
 	case Embeddings:
-		w.prompts(r.value(fieldInput))
-		w.messages(r.value(fieldMessages), "")
+		w.prompts(r.fields[fieldInput].span)
+		w.messages(r.fields[fieldMessages].span, "user")
 	case Completions:
-		w.prompts(r.value(fieldPrompt))
+		w.prompts(r.fields[fieldPrompt].span)
 	case TritonGenerate:
-		w.prompts(r.value(fieldTextInput))
+		w.prompts(r.fields[fieldTextInput].span)
 	case SGLangGenerate:
-		w.prompts(r.value(fieldText))
-		w.prompts(r.value(fieldInputIDs))
+		w.prompts(r.fields[fieldText].span)
+		w.prompts(r.fields[fieldInputIDs].span)
 	}
 	w.finish()
 }
-
-func (r *Request) value(name fieldName) []byte { return r.fields[name].of(r.body) }
 
 const (
 	messageStart = "<|im_start|>"
@@ -50,72 +48,76 @@ func (w *writer) openMessage(role string) {
 }
 
 // preamble writes what stands beside the messages as a first message.
-func (w *writer) preamble(value []byte) {
-	if len(value) == 0 || value[0] != '"' && value[0] != '[' {
-		return
+func (w *writer) preamble(value span) {
+	switch w.first(value) {
+	case '"', '[':
+		w.openMessage("system")
+		w.contents(value, 0)
+		w.plain(messageEnd)
 	}
-	w.openMessage("system")
-	w.contents(value, 0)
-	w.plain(messageEnd)
 }
 
 // messages writes a list of messages; a string is one message of the role alone.
-func (w *writer) messages(value []byte, alone string) {
-	if len(value) > 0 && value[0] == '"' {
+func (w *writer) messages(value span, alone string) {
+	if w.first(value) == '"' {
 		w.openMessage(alone)
-		w.decoded(content(value))
+		w.text(value)
 		w.plain(messageEnd)
 		return
 	}
-	for it := (array{b: value}); !w.full && it.next(); {
-		w.message(it.value)
+	for it := w.array(value); !w.full && it.next(); {
+		if w.first(it.value) == '{' {
+			it.i = w.message(it.value)
+			continue
+		}
+		w.openMessage(alone)
+		w.text(it.value)
+		w.plain(messageEnd)
 	}
 }
 
-// message writes one message, or one of the items that stand among messages in Responses.
-func (w *writer) message(value []byte) {
-	if value[0] != '{' {
-		w.openMessage("")
-		w.contents(value, 0)
-		w.plain(messageEnd)
-		return
-	}
+// message writes one message, or one of the items that stand among messages in Responses, and returns its end.
+func (w *writer) message(value span) int {
 	var m struct {
-		role, kind, content, reasoning, refusal, calls, call, name, arguments, output, summary []byte
+		role, kind, content, reasoning, refusal, calls, call, name, arguments, output, summary span
 	}
-	for it := (object{b: value}); it.next(); {
-		switch string(it.key) {
-		case "role":
+	it := w.object(value)
+	for it.next() {
+		switch it.name {
+		case memberRole:
 			m.role = it.value
-		case "type":
+		case memberType:
 			m.kind = it.value
-		case "content":
+		case memberContent:
 			m.content = it.value
-		case "reasoning_content", "reasoning":
+		case memberReasoning:
 			m.reasoning = it.value
-		case "refusal":
+		case memberRefusal:
 			m.refusal = it.value
-		case "tool_calls":
+		case memberToolCalls:
 			m.calls = it.value
-		case "function_call":
+		case memberFunctionCall:
 			m.call = it.value
-		case "name":
+		case memberName:
 			m.name = it.value
-		case "arguments":
+		case memberArguments:
 			m.arguments = it.value
-		case "output":
+		case memberOutput:
 			m.output = it.value
-		case "summary":
+		case memberSummary:
 			m.summary = it.value
 		}
 	}
 	w.plain(messageStart)
+	if m.role.none() && m.kind.none() {
+		w.stopAtCut(it.i)
+	}
 	switch {
-	case len(m.role) > 0 && m.role[0] == '"':
-		w.decoded(content(m.role))
-	case string(m.kind) == `"function_call"`:
+	case w.first(m.role) == '"':
+		w.text(m.role)
+	case w.is(m.kind, `"function_call"`):
 		w.plain("assistant")
-	case string(m.kind) == `"function_call_output"`:
+	case w.is(m.kind, `"function_call_output"`):
 		w.plain("tool")
 	}
 	w.plain("\n")
@@ -123,37 +125,42 @@ func (w *writer) message(value []byte) {
 	w.contents(m.reasoning, 0)
 	w.contents(m.content, 0)
 	w.contents(m.refusal, 0)
-	for it := (array{b: m.calls}); !w.full && it.next(); {
-		w.toolCall(it.value)
+	for calls := w.array(m.calls); !w.full && calls.next(); {
+		if w.first(calls.value) == '{' {
+			calls.i = w.toolCall(calls.value)
+		}
 	}
 	w.function(m.call)
-	if len(m.arguments) > 0 {
+	if !m.arguments.none() {
 		w.text(m.name)
 		w.text(m.arguments)
 	}
 	w.contents(m.output, 0)
+	w.stopAtCut(it.i)
 	w.plain(messageEnd)
+	return it.i
 }
 
-// toolCall writes a call such as {"id": …, "type": "function", "function": {"name": …, "arguments": …}}.
-func (w *writer) toolCall(value []byte) {
-	var function []byte
-	for it := (object{b: value}); it.next(); {
-		switch string(it.key) {
-		case "function", "custom":
+// toolCall writes a call such as {"id": …, "type": "function", "function": {"name": …, "arguments": …}} and returns its end.
+func (w *writer) toolCall(value span) int {
+	var function span
+	it := w.object(value)
+	for it.next() {
+		if it.name == memberFunction {
 			function = it.value
 		}
 	}
 	w.function(function)
+	return it.i
 }
 
-func (w *writer) function(value []byte) {
-	var name, arguments []byte
-	for it := (object{b: value}); it.next(); {
-		switch string(it.key) {
-		case "name":
+func (w *writer) function(value span) {
+	var name, arguments span
+	for it := w.object(value); it.next(); {
+		switch it.name {
+		case memberName:
 			name = it.value
-		case "arguments", "input":
+		case memberArguments, memberInput:
 			arguments = it.value
 		}
 	}
@@ -161,82 +168,76 @@ func (w *writer) function(value []byte) {
 	w.text(arguments)
 }
 
-// text writes a string's text; other JSON as it stands; nothing for null.
-func (w *writer) text(value []byte) {
-	switch {
-	case len(value) == 0 || string(value) == "null":
-	case value[0] == '"':
-		w.decoded(content(value))
-	default:
-		w.decoded(value)
-	}
-}
-
 // maxContents is how deep contents lie within contents: parts within the result of a tool.
 const maxContents = 2
 
 // contents writes a string, or a list of parts.
-func (w *writer) contents(value []byte, depth int) {
-	if len(value) == 0 || value[0] != '[' {
+func (w *writer) contents(value span, depth int) {
+	if w.first(value) != '[' {
 		w.text(value)
 		return
 	}
-	for it := (array{b: value}); !w.full && it.next(); {
-		w.part(it.value, depth+1)
+	for it := w.array(value); !w.full && it.next(); {
+		if w.first(it.value) == '{' {
+			it.i = w.part(it.value, depth+1)
+		} else {
+			w.text(it.value)
+		}
 	}
 }
 
-// part writes one part of a content.
-func (w *writer) part(value []byte, depth int) {
-	if value[0] != '{' {
-		w.text(value)
-		return
-	}
+// part writes one part of a content and returns its end.
+func (w *writer) part(value span, depth int) int {
 	var p struct {
-		kind, text, name, input, content, media []byte
+		kind, text, name, input, content, media span
 	}
-	for it := (object{b: value}); it.next(); {
-		switch string(it.key) {
-		case "type":
+	it := w.object(value)
+	for it.next() {
+		switch it.name {
+		case memberType:
 			p.kind = it.value
-		case "text", "refusal", "thinking":
+		case memberText, memberRefusal:
 			p.text = it.value
-		case "name":
+		case memberName:
 			p.name = it.value
-		case "input":
+		case memberInput:
 			p.input = it.value
-		case "content":
+		case memberContent:
 			p.content = it.value
-		case "image_url", "audio_url", "video_url", "input_audio", "source", "file", "file_data", "image", "file_id", "file_url":
+		case memberMedia, memberFile:
 			p.media = it.value
 		}
 	}
 	switch {
-	case len(p.text) > 0 && p.text[0] == '"':
-		w.decoded(content(p.text))
-	case len(p.media) > 0:
-		w.media(payload(p.media))
-	case string(p.kind) == `"tool_use"`:
+	case w.first(p.text) == '"':
+		w.text(p.text)
+		w.stopAtCut(it.i)
+	case it.i >= len(w.b):
+		w.full = true // nobody knows what this part was to be
+	case !p.media.none():
+		w.media(w.payload(p.media))
+	case w.is(p.kind, `"tool_use"`):
 		w.text(p.name)
 		w.text(p.input)
-	case len(p.content) > 0 && depth < maxContents:
+	case !p.content.none() && depth < maxContents:
 		w.contents(p.content, depth)
 	default:
-		w.media(value)
+		w.media(w.b[value.off:it.i])
 	}
+	return it.i
 }
 
 // payload returns what tells one image, sound or file from another: its URL, its data or its id, else all that is said of it.
-func payload(value []byte) []byte {
-	if value[0] == '"' {
-		return content(value)
+func (w *writer) payload(value span) []byte {
+	if w.first(value) == '"' {
+		return content(value.of(w.b))
 	}
-	found := value
-	for it := (object{b: value}); it.next(); {
-		switch string(it.key) {
-		case "url", "data", "file_data", "file_id":
-			if it.value[0] == '"' {
-				found = content(it.value)
+	found := value.of(w.b)
+	for it := w.object(value); it.next(); {
+		switch it.name {
+		case memberPayload, memberFile:
+			if w.first(it.value) == '"' {
+				found = content(it.value.of(w.b))
 			}
 		}
 	}
@@ -244,15 +245,16 @@ func payload(value []byte) []byte {
 }
 
 // prompts writes a text, a list of token ids, or a list of those.
-func (w *writer) prompts(value []byte) {
-	if len(value) == 0 || value[0] != '[' {
-		w.prompt(value)
+func (w *writer) prompts(value span) {
+	if w.first(value) != '[' {
+		w.text(value)
 		return
 	}
 	first := true
 	ids := false
-	for it := (array{b: value}); !w.full && it.next(); {
-		isID := isNumber(it.value[0])
+	for it := w.array(value); !w.full && it.next(); {
+		c := w.first(it.value)
+		isID := isNumber(c)
 		switch {
 		case first:
 		case ids && isID:
@@ -261,28 +263,27 @@ func (w *writer) prompts(value []byte) {
 			w.plain("\n")
 		}
 		first, ids = false, isID
-		w.prompt(it.value)
+		switch c {
+		case '[':
+			w.tokenIDs(it.value)
+		case '{':
+			it.i = w.part(it.value, maxContents)
+		default:
+			w.text(it.value)
+		}
 	}
 }
 
-// prompt writes one prompt of a list.
-func (w *writer) prompt(value []byte) {
-	if len(value) == 0 {
-		return
-	}
-	switch value[0] {
-	case '"':
-		w.decoded(content(value))
-	case '[':
-		separator := ""
-		for it := (array{b: value}); !w.full && it.next(); {
-			w.plain(separator)
+// tokenIDs writes one of several lists of token ids.
+func (w *writer) tokenIDs(value span) {
+	separator := ""
+	for it := w.array(value); !w.full && it.next(); {
+		w.plain(separator)
+		separator = ","
+		if w.first(it.value) == '{' {
+			it.i = w.part(it.value, maxContents)
+		} else {
 			w.text(it.value)
-			separator = ","
 		}
-	case '{':
-		w.part(value, maxContents)
-	default:
-		w.text(value)
 	}
 }

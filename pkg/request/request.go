@@ -10,6 +10,9 @@ import (
 // maxModelName is the length in bytes, quoted, above which a string is no model's name. It bounds what a Request keeps.
 const maxModelName = 4096
 
+// maxLong is of how many long strings of a prompt the ends are kept for the walk, which looks for those of others once more.
+const maxLong = 512
+
 // A Request is what routing needs of one inference request's body.
 //
 // It is reused: each Parse overwrites it. Until then it keeps views of the body, which must not change meanwhile. The zero value is ready
@@ -21,10 +24,11 @@ type Request struct {
 	Stream       bool   // whether an answer in events is asked for
 	MaxTokens    int    // limit of the tokens to generate; 0 when unset
 	CacheSalt    []byte // content of the string as it stands in the body, with its escapes; nil when unset
-	PromptBytes  int    // length of the prompt's strings as they stand in the body, less images, sounds and files
+	PromptBytes  int    // length of the prompt's strings and token ids as they stand in the body, less images, sounds and files
 	PromptTokens int    // how many token ids the prompt consists of; 0 when it is text
 
 	body      []byte
+	long      []span
 	fields    [fieldCount]field
 	lastModel string
 	writer    writer
@@ -147,8 +151,9 @@ func (r *Request) Parse(kind Kind, path string, body []byte, truncated bool) err
 	if kind == Other {
 		return nil
 	}
-	s := scanner{b: body}
+	s := scanner{b: body, long: r.long[:0]}
 	end := r.scan(&s)
+	r.long = s.long
 	r.conclude(path)
 	if end < 0 && !truncated {
 		return newSyntaxError(body, s.failedAt, s.expected)
@@ -163,7 +168,12 @@ func (r *Request) clear(kind Kind, body []byte) {
 	r.CacheSalt = nil
 	r.body = body
 	r.fields = [fieldCount]field{}
+	if r.long == nil {
+		r.long = make([]span, 0, maxLong)
+	}
 }
+
+func (r *Request) walker() walker { return walker{b: r.body, long: r.long} }
 
 // scan checks the whole body and notes the fields of its object. It returns -1 where the body isn't JSON.
 func (r *Request) scan(s *scanner) int {
@@ -216,9 +226,10 @@ func (r *Request) scanField(s *scanner, i int) int {
 		return s.value(i, 1)
 	}
 	prompt := r.Kind.holdsPrompt(name)
-	s.counting, s.textLen, s.numbers = prompt, 0, 0
+	s.counting, s.countingIDs = prompt, prompt && r.Kind.takesTokenIDs()
+	s.textLen, s.numbers = 0, 0
 	end := s.value(i, 1)
-	s.counting = false
+	s.counting, s.countingIDs = false, false
 	switch {
 	case end >= 0 && (end < len(s.b) || !isNumber(s.b[i])):
 		r.fields[name] = field{span{i, end}, s.textLen, s.numbers}
@@ -244,9 +255,6 @@ func (r *Request) conclude(path string) {
 			r.PromptBytes += f.textLen
 			r.PromptTokens += f.numbers
 		}
-	}
-	if !r.Kind.takesTokenIDs() {
-		r.PromptTokens = 0
 	}
 }
 
@@ -282,14 +290,15 @@ func (r *Request) maxTokens() int {
 			return n
 		}
 	}
+	w := r.walker()
 	for _, name := range [...]fieldName{fieldSamplingParams, fieldParameters} {
 		limit := 0
-		for it := (object{b: r.fields[name].of(r.body)}); it.next(); {
-			switch string(it.key) {
-			case "max_new_tokens", "max_tokens":
-				limit = positive(it.value)
-			case "stream":
-				r.Stream = r.Stream || string(it.value) == "true"
+		for it := w.object(r.fields[name].span); it.next(); {
+			switch it.name {
+			case memberMaxTokens:
+				limit = positive(it.value.of(r.body))
+			case memberStream:
+				r.Stream = r.Stream || string(it.value.of(r.body)) == "true"
 			}
 		}
 		if limit > 0 {

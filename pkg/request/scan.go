@@ -15,10 +15,12 @@ type scanner struct {
 	failedAt int
 	expected string
 
-	counting bool // strings and numbers under way belong to the prompt
-	key      span // the last member's name that was read
-	textLen  int  // bytes of the strings and numbers counted
-	numbers  int  // numbers counted
+	counting    bool   // strings under way belong to the prompt
+	countingIDs bool   // so do numbers
+	key         span   // the last member's name that was read
+	textLen     int    // bytes of the strings and numbers counted
+	numbers     int    // numbers counted
+	long        []span // strings counted that are long, in order, as many as fit
 }
 
 // A span is b[off:end]; the zero span is none.
@@ -90,7 +92,7 @@ value:
 		if end < 0 {
 			return -1
 		}
-		if s.counting {
+		if s.countingIDs {
 			s.textLen += end - i
 			s.numbers++
 		}
@@ -165,9 +167,10 @@ const (
 
 // special marks, by the top bit of each byte, quotes, backslashes and control characters. Only the lowest mark is sure.
 func special(x uint64) uint64 {
-	quote := x ^ ones*'"'
+	// With the bit 0x02 turned, a quote is 0x20 and the control characters are still those below.
+	low := x ^ ones*0x02
 	slash := x ^ ones*'\\'
-	return ((quote-ones)&^quote | (slash-ones)&^slash | (x-ones*' ')&^x) & highs
+	return ((low-ones*0x21)&^low | (slash-ones)&^slash) & highs
 }
 
 // str checks the string whose content begins at i and returns the offset of the closing quote.
@@ -193,29 +196,30 @@ func (s *scanner) str(i int) int {
 		if b[i] != '\\' {
 			return s.fail(i, "an escape instead of a control character in a string")
 		}
+		if i+1 < len(b) && simpleEscapes[b[i+1]] != 0 {
+			i += 2
+			continue
+		}
 		if i = s.escape(i + 1); i < 0 {
 			return -1
 		}
 	}
 }
 
-// escape checks what follows a backslash.
+// escape checks a longer escape, from behind its backslash.
 func (s *scanner) escape(i int) int {
 	if i >= len(s.b) {
 		return s.fail(i, "a character after a backslash")
 	}
-	switch s.b[i] {
-	case 'n', '"', '\\', 't', 'r', '/', 'b', 'f':
-		return i + 1
-	case 'u':
-		for n := 1; n <= 4; n++ {
-			if i+n >= len(s.b) || unhex(s.b[i+n]) < 0 {
-				return s.fail(i+n, "four hexadecimal digits after \\u")
-			}
-		}
-		return i + 5
+	if s.b[i] != 'u' {
+		return s.fail(i, "one of \"\\/bfnrtu after a backslash")
 	}
-	return s.fail(i, "one of \"\\/bfnrtu after a backslash")
+	for n := 1; n <= 4; n++ {
+		if i+n >= len(s.b) || unhex(s.b[i+n]) < 0 {
+			return s.fail(i+n, "four hexadecimal digits after \\u")
+		}
+	}
+	return i + 5
 }
 
 func unhex(c byte) int {
@@ -281,16 +285,14 @@ const shortText = 64
 // countString counts a string of the prompt, unless it is an image, a sound or a file.
 func (s *scanner) countString(text span) {
 	n := text.end - text.off
-	if n > shortText && isMediaKey(s.key.of(s.b)) {
-		return
+	if n > shortText {
+		if len(s.long) < cap(s.long) {
+			s.long = append(s.long, text)
+		}
+		switch memberOf(s.key.of(s.b)) {
+		case memberMedia, memberPayload, memberFile, memberOpaque:
+			return
+		}
 	}
 	s.textLen += n
-}
-
-func isMediaKey(key []byte) bool {
-	switch string(key) {
-	case "url", "data", "image_url", "audio_url", "video_url", "image", "image_data", "file_data", "encrypted_content", "signature":
-		return true
-	}
-	return false
 }

@@ -15,8 +15,10 @@ func isString(value []byte) bool {
 
 // content returns what stands between a string's quotes, also if a cut took the second one.
 func content(value []byte) []byte {
-	end := stringEnd(value, 1)
-	return value[1:end]
+	if len(value) >= 2 && value[len(value)-1] == '"' {
+		return value[1 : len(value)-1]
+	}
+	return value[1:]
 }
 
 // plainLen returns how many bytes at the beginning of b are ASCII without backslash.
@@ -37,68 +39,74 @@ func plainLen(b []byte) int {
 	return i
 }
 
+// simpleEscapes holds what a character stands for behind a backslash; 0 is none, or a longer escape.
+var simpleEscapes = [256]byte{'n': '\n', '"': '"', '\\': '\\', 't': '\t', '/': '/', 'r': '\r', 'b': '\b', 'f': '\f'}
+
 // decode appends the text that a string's content stands for to dst, as valid UTF-8, until the content is used up or
-// dst has less than utf8.UTFMax bytes of capacity left. It returns dst and how many bytes of content were used. What isn't
-// UTF-8 and lone surrogates become U+FFFD; a broken escape, which only the end of a cut body can have, is left out.
+// dst has less than 8 bytes of capacity left. It returns dst and how many bytes of content were used. What isn't
+// UTF-8 and lone surrogates become U+FFFD; a broken escape, which only a cut body can have, is left out.
 func decode(dst, src []byte) (out []byte, used int) {
-	i := 0
-	for i < len(src) {
-		room := cap(dst) - len(dst)
-		if room < utf8.UTFMax {
+	buf := dst[:cap(dst)]
+	n, i := len(dst), 0
+	for i < len(src) && n+8 <= len(buf) {
+		if i+8 <= len(src) {
+			// Eight bytes are copied whole; those from the first special one on are overwritten later.
+			x := binary.LittleEndian.Uint64(src[i:])
+			binary.LittleEndian.PutUint64(buf[n:], x)
+			slash := x ^ ones*'\\'
+			m := ((slash-ones)&^slash | x) & highs
+			if m == 0 {
+				i, n = i+8, n+8
+				continue
+			}
+			plain := bits.TrailingZeros64(m) >> 3
+			i, n = i+plain, n+plain
+		}
+		c := src[i]
+		if c == '\\' && i+1 < len(src) && simpleEscapes[src[i+1]] != 0 {
+			buf[n] = simpleEscapes[src[i+1]]
+			i, n = i+2, n+1
+			continue
+		}
+		if c < utf8.RuneSelf && c != '\\' {
+			buf[n] = c
+			i, n = i+1, n+1
+			continue
+		}
+		if n+utf8.UTFMax > len(buf) {
 			break
 		}
-		if n := plainLen(src[i:min(len(src), i+room)]); n > 0 {
-			dst = append(dst, src[i:i+n]...)
-			i += n
-			continue
+		r, size := rune(-1), 0
+		if c == '\\' {
+			r, size = unescape(src[i:])
+		} else {
+			r, size = utf8.DecodeRune(src[i:])
 		}
-		if src[i] != '\\' {
-			c, n := utf8.DecodeRune(src[i:])
-			dst = utf8.AppendRune(dst, c)
-			i += n
-			continue
+		if r >= 0 {
+			n += utf8.EncodeRune(buf[n:], r)
 		}
-		c, n := unescape(src[i:])
-		if c >= 0 {
-			dst = utf8.AppendRune(dst, c)
-		}
-		i += n
+		i += size
 	}
-	return dst, i
+	return buf[:n], i
 }
 
-// unescape returns the character that the escape at the beginning of b stands for, and the escape's length. The
+// unescape returns the character that the long escape at the beginning of b stands for, and the escape's length. The
 // character is -1 if the escape is broken.
 func unescape(b []byte) (rune, int) {
-	if len(b) < 2 {
-		return -1, len(b)
+	c := unescapeUnit(b)
+	if c < 0 {
+		if len(b) < 6 {
+			return -1, len(b)
+		}
+		return -1, 2
 	}
-	switch c := b[1]; c {
-	case 'n':
-		return '\n', 2
-	case 't':
-		return '\t', 2
-	case 'r':
-		return '\r', 2
-	case 'b':
-		return '\b', 2
-	case 'f':
-		return '\f', 2
-	case 'u':
-		c := unescapeUnit(b)
-		if c < 0 {
-			return -1, 2
-		}
-		if !utf16.IsSurrogate(c) {
-			return c, 6
-		}
-		if pair := utf16.DecodeRune(c, unescapeUnit(b[6:])); pair != utf8.RuneError {
-			return pair, 12
-		}
-		return utf8.RuneError, 6
-	default:
-		return rune(c), 2 // quote, backslash, slash
+	if !utf16.IsSurrogate(c) {
+		return c, 6
 	}
+	if pair := utf16.DecodeRune(c, unescapeUnit(b[6:])); pair != utf8.RuneError {
+		return pair, 12
+	}
+	return utf8.RuneError, 6
 }
 
 // unescapeUnit returns the UTF-16 unit that b begins with as \uXXXX, or -1.

@@ -16,8 +16,9 @@ type TextSink interface {
 // viewLen is the length in bytes from which a piece is passed on as a view of the body instead of being copied together with others.
 const viewLen = 512
 
-// A writer joins short pieces of text for a sink.
+// A writer walks through a prompt and joins its short pieces of text for a sink.
 type writer struct {
+	walker
 	sink   TextSink
 	full   bool // the sink wants no more
 	n      int
@@ -25,24 +26,50 @@ type writer struct {
 	digest xxhash.Digest
 }
 
-func (w *writer) start(sink TextSink) {
+func (w *writer) start(sink TextSink, walker walker) {
+	w.walker = walker
 	w.sink, w.full, w.n = sink, false, 0
 }
 
 func (w *writer) finish() {
 	w.flush()
-	w.sink = nil
+	w.sink, w.walker = nil, walker{}
+}
+
+func (w *writer) is(value span, json string) bool { return string(value.of(w.b)) == json }
+
+// text writes a string's text; of other JSON, what stands there; nothing for null.
+func (w *writer) text(value span) {
+	switch {
+	case value.none() || w.is(value, "null"):
+	case w.first(value) == '"':
+		w.decoded(content(value.of(w.b)))
+	default:
+		w.decoded(value.of(w.b))
+	}
+	w.stopAtCut(value.end)
 }
 
 func (w *writer) flush() {
-	if w.n > 0 && !w.full {
-		w.full = !w.sink.Text(w.buf[:w.n])
+	if w.n > 0 {
+		w.full = !w.sink.Text(w.buf[:w.n]) || w.full
 	}
 	w.n = 0
 }
 
+// stopAtCut ends the writing where the body was cut, which the end of a value at the body's end tells: of a whole body, at least the
+// brace that closes it follows.
+func (w *writer) stopAtCut(end int) {
+	if end >= len(w.b) {
+		w.full = true
+	}
+}
+
 // plain writes a short text that needs no decoding.
 func (w *writer) plain(text string) {
+	if w.full {
+		return
+	}
 	if w.n+len(text) > len(w.buf) {
 		w.flush()
 	}
@@ -73,16 +100,14 @@ func (w *writer) decoded(src []byte) {
 // media writes a mark in place of an image, a sound or anything else that isn't text: 16 hexadecimal digits of the hash of its
 // URL or data.
 func (w *writer) media(src []byte) {
+	w.flush() // hashing uses the buffer
 	if w.full {
 		return
 	}
-	w.flush() // hashing uses the buffer
 	var sum [8]byte
 	binary.BigEndian.PutUint64(sum[:], w.hashDecoded(src))
 	w.plain("<|media:")
-	if w.n+2*len(sum) <= len(w.buf) {
-		w.n += hex.Encode(w.buf[w.n:], sum[:])
-	}
+	w.n += hex.Encode(w.buf[w.n:], sum[:])
 	w.plain("|>")
 }
 
