@@ -260,7 +260,7 @@ func (f *fleet) start(ctx context.Context) error {
 	}
 	f.say("starting Envoy, profile %s ...", f.profile)
 	var err error
-	f.envoy, err = f.Stack.Envoy(ctx, stack.EnvoyOptions{
+	f.envoy, err = f.Envoy(ctx, stack.EnvoyOptions{
 		Profile:     f.profile,
 		Pickers:     []netip.AddrPort{f.picker.GRPC},
 		Plaintext:   f.plaintext,
