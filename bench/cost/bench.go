@@ -23,6 +23,10 @@ type Options struct {
 	Binary string   // the picker; empty means to build ./cmd/epp
 	Env    []string // settings of the picker beside those of the measurement, KEY=value; the later one counts
 
+	// Profiles, if set, is a folder for CPU profiles of the picker, one for each case of the stream section, taken in an
+	// extra round whose figures don't count.
+	Profiles string
+
 	// Self is the command that runs Child with the arguments added to it; needed.
 	Self []string
 	// Progress, if set, is told what is being measured, a line at a time.

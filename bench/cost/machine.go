@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ func thisMachine(ctx context.Context) Machine {
 	return Machine{
 		CPU:    valueOf("/proc/cpuinfo", "model name"),
 		Cores:  runtime.NumCPU(),
-		Memory: valueOf("/proc/meminfo", "MemTotal"),
+		Memory: memorySize(),
 		OS:     operatingSystem(),
 		Go:     runtime.Version(),
 		Envoy:  envoyVersion(ctx),
@@ -69,6 +70,14 @@ func valueOf(file, key string) string {
 	return ""
 }
 
+func memorySize() string {
+	kb, err := strconv.ParseInt(strings.TrimSuffix(valueOf("/proc/meminfo", "MemTotal"), " kB"), 10, 64)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%.0f GB", float64(kb)/(1<<20))
+}
+
 func operatingSystem() string {
 	name := runtime.GOOS
 	if b, err := os.ReadFile("/etc/os-release"); err == nil {
@@ -79,7 +88,8 @@ func operatingSystem() string {
 		}
 	}
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		name += ", kernel " + strings.TrimSpace(string(b))
+		release, _, _ := strings.Cut(strings.TrimSpace(string(b)), "-")
+		name += ", kernel " + release
 	}
 	return name
 }

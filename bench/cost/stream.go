@@ -3,6 +3,8 @@ package cost
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/pilotfish-epp/pilotfish/bench/stack"
@@ -23,7 +25,8 @@ const (
 // streamServer is a server under measurement, with a driver for each size of body.
 type streamServer struct {
 	*stack.Process
-	pods    int // 0: the reference
+	picker  *stack.Picker // nil: the reference
+	pods    int
 	drivers []*driver
 	samples [][]float64 // CPU-µs a stream, by size
 }
@@ -51,7 +54,7 @@ func (b *bench) stream(ctx context.Context, out *Section) error {
 			return err
 		}
 		out.Figures = streamFigures(servers)
-		return nil
+		return b.streamProfiles(ctx, servers)
 	})
 }
 
@@ -61,8 +64,8 @@ func (b *bench) streamServers(ctx context.Context, s *stack.Stack, pods *pods) (
 		bodies = append(bodies, newChats(1, size.kb<<10, 128, false))
 	}
 	var servers []*streamServer
-	add := func(p *stack.Process, addr string, n int) error {
-		server := &streamServer{Process: p, pods: n, samples: make([][]float64, len(streamSizes))}
+	add := func(p *stack.Process, picker *stack.Picker, addr string, n int) error {
+		server := &streamServer{Process: p, picker: picker, pods: n, samples: make([][]float64, len(streamSizes))}
 		servers = append(servers, server)
 		for _, supply := range bodies {
 			d, err := newDriver(addr, supply)
@@ -78,15 +81,19 @@ func (b *bench) streamServers(ctx context.Context, s *stack.Stack, pods *pods) (
 	if err != nil {
 		return nil, err
 	}
-	if err := add(naive.Process, naive.addrs[0].String(), 0); err != nil {
+	if err := add(naive.Process, nil, naive.addrs[0].String(), 0); err != nil {
 		return servers, err
 	}
+	env := []string{"REFRESH_METRICS_INTERVAL=1s"}
+	if b.Profiles != "" {
+		env = append(env, "DEBUG_ENDPOINTS=true")
+	}
 	for _, n := range streamPods {
-		p, err := b.startPicker(ctx, s, fmt.Sprintf("picker-%d", n), addrs[:n], "REFRESH_METRICS_INTERVAL=1s")
+		p, err := b.startPicker(ctx, s, fmt.Sprintf("picker-%d", n), addrs[:n], env...)
 		if err != nil {
 			return servers, err
 		}
-		if err := add(p.Process, p.GRPC.String(), n); err != nil {
+		if err := add(p.Process, p, p.GRPC.String(), n); err != nil {
 			return servers, err
 		}
 	}
@@ -129,6 +136,52 @@ func (b *bench) streamRounds(ctx context.Context, servers []*streamServer) error
 		}
 	}
 	return nil
+}
+
+// streamProfiles drives each picker for some seconds more while it profiles itself.
+func (b *bench) streamProfiles(ctx context.Context, servers []*streamServer) error {
+	if b.Profiles == "" {
+		return nil
+	}
+	for _, s := range servers[1:] {
+		for i, size := range streamSizes {
+			file := filepath.Join(b.Profiles, fmt.Sprintf("stream-%dkb-%dpods.pprof", size.kb, s.pods))
+			b.progress("stream profile %s", file)
+			if err := profile(ctx, s.picker, file, func() error {
+				_, err := s.drivers[i].run(ctx, size.streams)
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// profile calls work over and over while a picker writes a CPU profile.
+func profile(ctx context.Context, p *stack.Picker, file string, work func() error) error {
+	type result struct {
+		page []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		page, err := get(ctx, "http://"+p.Metrics.String()+"/debug/pprof/profile?seconds=4")
+		done <- result{page, err}
+	}()
+	for {
+		if err := work(); err != nil {
+			return err
+		}
+		select {
+		case r := <-done:
+			if r.err != nil {
+				return r.err
+			}
+			return os.WriteFile(file, r.page, 0o644)
+		default:
+		}
+	}
 }
 
 func streamFigures(servers []*streamServer) []Figure {
