@@ -143,6 +143,7 @@ func exposed(t *testing.T) map[string][]string {
 	m.Finished(&telemetry.Done{Model: "m", Target: "m", Status: 200, End: telemetry.EndCompleted, HasUsage: true})
 	m.ScrapeFailed("a", "timeout")
 	m.SettingRefused("file")
+	m.EndpointsReloaded(false)
 	families, err := telemetry.BothSpellings(reg).Gather()
 	if err != nil {
 		t.Fatal(err)

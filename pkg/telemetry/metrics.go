@@ -35,6 +35,7 @@ type Metrics struct {
 	scrapes       prometheus.Histogram
 	scrapeErrors  *prometheus.CounterVec
 	settingsWrong *prometheus.CounterVec
+	endpointsRead *prometheus.CounterVec
 	linesDropped  prometheus.Counter
 
 	registry prometheus.Registerer
@@ -46,7 +47,7 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 		registry: reg,
 		picks: wordsOf(counters("pilotfish_picks_total",
 			"Requests that were given a pod, by what decided for it.", "reason"),
-			"load", "prefix", "adapter", "only one"),
+			"load", "prefix", "adapter", "only"),
 		pickSeconds: histogram("inference_extension_scheduler_e2e_duration_seconds",
 			"Time from the complete request to the picked pod: hashing, matching and choosing.",
 			steps(5e-6, 10)),
@@ -69,6 +70,8 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 			"Metrics pages that could not be read, by pod and reason.", podLabel, "reason"),
 		settingsWrong: counters("pilotfish_settings_problems_total",
 			"Setting values that were refused while the picker ran, by the layer that gave them.", "layer"),
+		endpointsRead: counters("pilotfish_endpoints_reloads_total",
+			"Versions of the endpoints file that were read, by whether they came in force.", "result"),
 		linesDropped: counter("pilotfish_decision_lines_dropped_total",
 			"Lines of the decision log that were dropped since nobody read them."),
 	}
@@ -83,7 +86,7 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 	m.attempts = [2]prometheus.Counter{attempts.WithLabelValues("success"), attempts.WithLabelValues("failure")}
 	m.models.init()
 	reg.MustRegister(m.picks.vec, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.ends.vec,
-		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.settingsWrong, m.linesDropped, info, &m.models)
+		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.settingsWrong, m.endpointsRead, m.linesDropped, info, &m.models)
 	return m
 }
 
@@ -193,6 +196,15 @@ func (m *Metrics) PodLeft(pod string) {
 
 // SettingRefused counts a setting's value that a layer gave and that was refused.
 func (m *Metrics) SettingRefused(layer string) { m.settingsWrong.WithLabelValues(layer).Inc() }
+
+// EndpointsReloaded counts a version of the endpoints file that came in force, or that was refused.
+func (m *Metrics) EndpointsReloaded(inForce bool) {
+	result := "refused"
+	if inForce {
+		result = "in force"
+	}
+	m.endpointsRead.WithLabelValues(result).Inc()
+}
 
 // LinesDropped counts lines of the decision log that nobody read in time.
 func (m *Metrics) LinesDropped(n int) { m.linesDropped.Add(float64(n)) }
