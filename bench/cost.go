@@ -37,6 +37,7 @@ bench/README.md says what each figure means.`,
 	f.StringVar(&file, "json", "", "also write the report as JSON to this file")
 	f.StringVar(&o.Binary, "epp", "", "the picker to measure (default: ./cmd/epp is built)")
 	f.StringArrayVar(&o.Env, "env", nil, "a setting for the picker beside those of the measurement, KEY=value; can be repeated")
+	f.StringArrayVar(&o.Others, "other", nil, "another build to measure beside it in the stream section, NAME=PATH; can be repeated")
 	f.StringVar(&o.Profiles, "profiles", "", "write CPU profiles of the picker in the stream section to this folder")
 	cmd.AddCommand(newCostChildCommand())
 	return cmd

@@ -21,6 +21,7 @@ type Options struct {
 	Rounds int      // turns of all variants; 0 means 5, or 2 with Quick
 	Quick  bool     // an eighth of the work: to see that it runs, not to quote
 	Binary string   // the picker; empty means to build ./cmd/epp
+	Others []string // other builds of the picker, as NAME=PATH, measured beside it in the stream section
 	Env    []string // settings of the picker beside those of the measurement, KEY=value; the later one counts
 
 	// Profiles, if set, is a folder for CPU profiles of the picker, one for each case of the stream section, taken in an
@@ -131,6 +132,11 @@ func (b *bench) startPicker(ctx context.Context, s *stack.Stack, name string, po
 	if err != nil {
 		return nil, err
 	}
+	return b.startBuild(ctx, s, binary, name, pods, env...)
+}
+
+// startBuild is startPicker for a given binary.
+func (b *bench) startBuild(ctx context.Context, s *stack.Stack, binary, name string, pods []netip.AddrPort, env ...string) (*stack.Picker, error) {
 	file := filepath.Join(s.Dir(), name+"-endpoints.yaml")
 	endpoints := make([]stack.Endpoint, len(pods))
 	for i, addr := range pods {

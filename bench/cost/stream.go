@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pilotfish-epp/pilotfish/bench/stack"
@@ -26,6 +28,7 @@ const (
 type streamServer struct {
 	*stack.Process
 	picker  *stack.Picker // nil: the reference
+	build   string        // name of another build
 	pods    int
 	drivers []*driver
 	samples [][]float64 // CPU-µs a stream, by size
@@ -64,8 +67,8 @@ func (b *bench) streamServers(ctx context.Context, s *stack.Stack, pods *pods) (
 		bodies = append(bodies, newChats(1, size.kb<<10, 128, false))
 	}
 	var servers []*streamServer
-	add := func(p *stack.Process, picker *stack.Picker, addr string, n int) error {
-		server := &streamServer{Process: p, picker: picker, pods: n, samples: make([][]float64, len(streamSizes))}
+	add := func(server *streamServer, addr string) error {
+		server.samples = make([][]float64, len(streamSizes))
 		servers = append(servers, server)
 		for _, supply := range bodies {
 			d, err := newDriver(addr, supply)
@@ -81,23 +84,50 @@ func (b *bench) streamServers(ctx context.Context, s *stack.Stack, pods *pods) (
 	if err != nil {
 		return nil, err
 	}
-	if err := add(naive.Process, nil, naive.addrs[0].String(), 0); err != nil {
+	if err := add(&streamServer{Process: naive.Process}, naive.addrs[0].String()); err != nil {
 		return servers, err
 	}
 	env := []string{"REFRESH_METRICS_INTERVAL=1s"}
 	if b.Profiles != "" {
 		env = append(env, "DEBUG_ENDPOINTS=true")
 	}
-	for _, n := range streamPods {
-		p, err := b.startPicker(ctx, s, fmt.Sprintf("picker-%d", n), addrs[:n], env...)
+	addPicker := func(build, binary string, n int) error {
+		p, err := b.startBuild(ctx, s, binary, fmt.Sprintf("picker%s-%d", build, n), addrs[:n], env...)
 		if err != nil {
-			return servers, err
+			return err
 		}
-		if err := add(p.Process, p, p.GRPC.String(), n); err != nil {
+		return add(&streamServer{Process: p.Process, picker: p, build: build, pods: n}, p.GRPC.String())
+	}
+	binary, err := b.picker(ctx)
+	if err != nil {
+		return servers, err
+	}
+	for _, n := range streamPods {
+		if err := addPicker("", binary, n); err != nil {
 			return servers, err
 		}
 	}
-	return servers, nil
+	return servers, b.addOthers(addPicker)
+}
+
+// addOthers starts the other builds, each with as many pods as the budget is for, and with the most.
+func (b *bench) addOthers(add func(name, binary string, pods int) error) error {
+	for _, other := range b.Others {
+		name, binary, ok := strings.Cut(other, "=")
+		if !ok {
+			return fmt.Errorf("another build: expected NAME=PATH, got %q", other)
+		}
+		binary, err := filepath.Abs(binary)
+		if err != nil {
+			return err
+		}
+		for _, n := range []int{budgetPods, streamPods[len(streamPods)-1]} {
+			if err := add(name, binary, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func closeDrivers(servers []*streamServer) {
@@ -187,14 +217,17 @@ func profile(ctx context.Context, p *stack.Picker, file string, work func() erro
 func streamFigures(servers []*streamServer) []Figure {
 	var figures []Figure
 	const unit = "CPU-µs/stream"
-	naive, first, last := servers[0], servers[1], servers[len(servers)-1]
+	naive, first, last := servers[0], servers[1], servers[len(streamPods)]
 	for i, size := range streamSizes {
 		reference := fmt.Sprintf("naive, %d KB", size.kb)
 		figures = append(figures, Figure{Case: reference, Unit: unit, Value: spread(naive.samples[i])})
 		for _, s := range servers[1:] {
-			f := Figure{Case: fmt.Sprintf("picker, %d KB, %d pods", size.kb, s.pods), Unit: unit, Value: spread(s.samples[i])}
+			f := Figure{Case: fmt.Sprintf("picker%s, %d KB, %d pods", s.build, size.kb, s.pods), Unit: unit, Value: spread(s.samples[i])}
 			f.against(reference, s.samples[i], naive.samples[i])
-			if s.pods == budgetPods {
+			if s.build != "" {
+				j := slices.IndexFunc(servers, func(ours *streamServer) bool { return ours.build == "" && ours.pods == s.pods })
+				f.Note = fmt.Sprintf("%.3f of the picker", spread(ratios(s.samples[i], servers[j].samples[i])).Median)
+			} else if s.pods == budgetPods {
 				f.limitRatio(streamBudget)
 			}
 			figures = append(figures, f)
