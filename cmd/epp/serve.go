@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -131,7 +132,7 @@ func newPicker(store *settings.Store, logger *slog.Logger, stdout io.Writer) (*p
 		status: p.status,
 	}
 	p.pool.OnChange(func(joined, left []*pool.Pod) { forget(m, p.pool, left) })
-	m.Watch(p.sources(v.PoolName))
+	m.Watch(p.sources(cmp.Or(v.PoolName, "default")))
 	return p, nil
 }
 

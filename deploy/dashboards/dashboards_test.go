@@ -142,7 +142,6 @@ func exposed(t *testing.T) map[string][]string {
 	m.Picked(&telemetry.Pick{Model: "m", Target: "m", Reason: "load", Blocks: 1})
 	m.Finished(&telemetry.Done{Model: "m", Target: "m", Status: 200, End: telemetry.EndCompleted, HasUsage: true})
 	m.ScrapeFailed("a", "timeout")
-	m.SettingRefused("file")
 	m.EndpointsReloaded(false)
 	families, err := telemetry.BothSpellings(reg).Gather()
 	if err != nil {

@@ -34,7 +34,6 @@ type Metrics struct {
 
 	scrapes       prometheus.Histogram
 	scrapeErrors  *prometheus.CounterVec
-	settingsWrong *prometheus.CounterVec
 	endpointsRead *prometheus.CounterVec
 	linesDropped  prometheus.Counter
 
@@ -68,8 +67,6 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 			"Time to fetch and read one metrics page.", steps(1e-4, 5)),
 		scrapeErrors: counters("pilotfish_scrape_errors_total",
 			"Metrics pages that could not be read, by pod and reason.", podLabel, "reason"),
-		settingsWrong: counters("pilotfish_settings_problems_total",
-			"Setting values that were refused while the picker ran, by the layer that gave them.", "layer"),
 		endpointsRead: counters("pilotfish_endpoints_reloads_total",
 			"Versions of the endpoints file that were read, by whether they came in force.", "result"),
 		linesDropped: counter("pilotfish_decision_lines_dropped_total",
@@ -86,7 +83,7 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 	m.attempts = [2]prometheus.Counter{attempts.WithLabelValues("success"), attempts.WithLabelValues("failure")}
 	m.models.init()
 	reg.MustRegister(m.picks.vec, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.ends.vec,
-		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.settingsWrong, m.endpointsRead, m.linesDropped, info, &m.models)
+		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.endpointsRead, m.linesDropped, info, &m.models)
 	return m
 }
 
@@ -193,9 +190,6 @@ func (m *Metrics) ScrapeFailed(pod, reason string) {
 func (m *Metrics) PodLeft(pod string) {
 	m.scrapeErrors.DeletePartialMatch(prometheus.Labels{podLabel: label(pod)})
 }
-
-// SettingRefused counts a setting's value that a layer gave and that was refused.
-func (m *Metrics) SettingRefused(layer string) { m.settingsWrong.WithLabelValues(layer).Inc() }
 
 // EndpointsReloaded counts a version of the endpoints file that came in force, or that was refused.
 func (m *Metrics) EndpointsReloaded(inForce bool) {
