@@ -3,5 +3,5 @@
 //
 // It knows texts, hashes and small pod numbers only, does no I/O, starts no goroutine and reads no clock. Hashing runs at
 // memory speed and doesn't allocate; a match costs a few dozen look-ups however long the prompt; a remembered block costs
-// about 36 bytes for each pod that holds it, bounded by the capacity for each pod.
+// about 33 bytes for each pod that holds it, bounded by the capacity for each pod.
 package prefix

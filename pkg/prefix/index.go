@@ -31,6 +31,7 @@ type Index struct {
 	table     table
 	distinct  int
 	evictions uint64
+	warmed    uint32 // keeps the reads of warm from being optimised away
 }
 
 // podList is one pod's blocks: they fill the slots 0..n-1 of its chunks without a gap, linked from newest to oldest.
@@ -111,12 +112,12 @@ type step struct {
 // lastAlike returns the last block, from i on, that is held by as many pods as block i, and the first of its holders. It gallops
 // from i and then halves the gap.
 func (x *Index) lastAlike(hashes []uint64, i int, first uint32) (int, uint32) {
-	count := x.slab.at(first).holders
+	count := x.slab.at(first).holders()
 	beyond := len(hashes) // the first block known to differ
 	for stride := 1; i+1 < beyond; stride *= 2 {
 		probe := min(i+stride, beyond-1)
 		id := x.lookup(hashes[probe])
-		if id == 0 || x.slab.at(id).holders != count {
+		if id == 0 || x.slab.at(id).holders() != count {
 			beyond = probe
 			break
 		}
@@ -125,7 +126,7 @@ func (x *Index) lastAlike(hashes []uint64, i int, first uint32) (int, uint32) {
 	for i+1 < beyond {
 		probe := int(uint(i+beyond) / 2)
 		id := x.lookup(hashes[probe])
-		if id == 0 || x.slab.at(id).holders != count {
+		if id == 0 || x.slab.at(id).holders() != count {
 			beyond = probe
 		} else {
 			i, first = probe, id
@@ -141,7 +142,7 @@ func (x *Index) assign(steps []step, depth []int32) {
 	for s := len(steps) - 1; s >= 0; s-- {
 		d := steps[s].depth
 		id := steps[s].holder
-		count := x.slab.at(id).holders
+		count := x.slab.at(id).holders()
 		for missing := count - deeper; id != 0 && missing > 0; {
 			pod := x.slab.owner(id)
 			if int(pod) < len(depth) && !x.pods[pod].leaving && depth[pod] < d {
@@ -180,8 +181,11 @@ func (x *Index) addSome(pod uint32, hashes []uint64, from int) int {
 			return end
 		}
 	}
-	stop := min(from+addBatch, end, x.capacity)
-	for _, h := range hashes[from:max(stop, from)] {
+	stop := max(min(from+addBatch, end, x.capacity), from)
+	if stop > from && x.lookup(hashes[stop-1]) == 0 {
+		x.warm(&x.pods[pod], hashes[from:stop])
+	}
+	for _, h := range hashes[from:stop] {
 		if after = x.touch(pod, h, after); after == 0 {
 			return end
 		}
@@ -190,6 +194,34 @@ func (x *Index) addSome(pod uint32, hashes []uint64, from int) int {
 		return end
 	}
 	return stop
+}
+
+// warm reads what adding new blocks is about to read here and there, all at once, so that the memory's latencies overlap: the buckets of
+// the blocks, those of the blocks that will be evicted for them, and the nodes in both. In a large index that is most of the time.
+func (x *Index) warm(list *podList, hashes []uint64) {
+	var ids [2 * addBatch]uint32
+	n := 0
+	for _, h := range hashes {
+		ids[n] = x.table.first(x.table.blockKey(h))
+		n++
+	}
+	if int(list.n) >= x.capacity {
+		id := list.oldest
+		for range hashes {
+			if id == 0 {
+				break
+			}
+			node := x.slab.at(id)
+			ids[n] = x.table.first(x.table.blockKey(node.hash()))
+			n++
+			id = node.newer
+		}
+	}
+	for _, id := range ids[:n] {
+		if id != 0 {
+			x.warmed += x.slab.at(id).chain
+		}
+	}
 }
 
 // touch puts the block next in age after the block at after (0: newest of all) and returns where it is, or 0 if after was about to be
@@ -201,7 +233,7 @@ func (x *Index) touch(pod uint32, hash uint64, after uint32) uint32 {
 		behind = x.slab.at(after).older
 	}
 	// A chain that was added before mostly still stands in order.
-	if behind != 0 && x.slab.at(behind).hash == hash {
+	if behind != 0 && x.slab.at(behind).has(hash) {
 		return behind
 	}
 	first := x.lookup(hash)
@@ -230,17 +262,17 @@ func (x *Index) insert(pod uint32, hash uint64, first, after uint32) uint32 {
 		id = x.slab.grow(list, pod)
 	}
 	node := x.slab.at(id)
-	*node = blockNode{hash: hash}
+	*node = blockNode{hashLow: uint32(hash), hashHigh: uint32(hash >> 32)}
 	if first == 0 {
-		node.holders = 1
+		node.prevOrCount = isFirst | 1
 		x.distinct++
 		x.table.insert(&x.slab, x.table.blockKey(hash), id)
 	} else {
 		head := x.slab.at(first)
-		head.holders++
-		node.prev, node.next = first, head.next
+		head.prevOrCount++
+		node.prevOrCount, node.next = first, head.next
 		if head.next != 0 {
-			x.slab.at(head.next).prev = id
+			x.slab.at(head.next).prevOrCount = id
 		}
 		head.next = id
 		x.table.insert(&x.slab, x.table.pairKey(hash, pod), id)
@@ -339,7 +371,7 @@ func (x *Index) PodBlocks(pod uint32) int {
 func (x *Index) lookup(hash uint64) uint32 {
 	for id := x.table.first(x.table.blockKey(hash)); id != 0; {
 		node := x.slab.at(id)
-		if node.hash == hash && node.holders > 0 {
+		if node.has(hash) && node.first() {
 			return id
 		}
 		id = node.chain
@@ -359,12 +391,12 @@ func (x *Index) findAmong(first, pod uint32, hash uint64) uint32 {
 		return 0
 	case x.slab.owner(first) == pod:
 		return first
-	case x.slab.at(first).holders == 1:
+	case x.slab.at(first).holders() == 1:
 		return 0
 	}
 	for id := x.table.first(x.table.pairKey(hash, pod)); id != 0; {
 		node := x.slab.at(id)
-		if node.hash == hash && node.holders == 0 && x.slab.owner(id) == pod {
+		if node.has(hash) && !node.first() && x.slab.owner(id) == pod {
 			return id
 		}
 		id = node.chain
@@ -409,24 +441,24 @@ func (x *Index) unlinkAge(list *podList, id uint32) {
 func (x *Index) unlink(list *podList, pod, id uint32) {
 	x.unlinkAge(list, id)
 	node := x.slab.at(id)
-	if node.next != 0 {
-		x.slab.at(node.next).prev = node.prev
-	}
-	if node.holders == 0 {
-		x.table.remove(&x.slab, x.table.pairKey(node.hash, pod), id)
-		x.slab.at(node.prev).next = node.next
-		x.slab.at(x.lookup(node.hash)).holders--
+	hash := node.hash()
+	if !node.first() {
+		x.table.remove(&x.slab, x.table.pairKey(hash, pod), id)
+		x.slab.at(node.prevOrCount).next = node.next
+		if node.next != 0 {
+			x.slab.at(node.next).prevOrCount = node.prevOrCount
+		}
+		x.slab.at(x.lookup(hash)).prevOrCount--
 		return
 	}
-	block := x.table.blockKey(node.hash)
+	block := x.table.blockKey(hash)
 	x.table.remove(&x.slab, block, id)
 	if node.next == 0 {
 		x.distinct--
 		return
 	}
-	heir := x.slab.at(node.next)
-	x.table.remove(&x.slab, x.table.pairKey(node.hash, x.slab.owner(node.next)), node.next)
-	heir.holders = node.holders - 1
+	x.table.remove(&x.slab, x.table.pairKey(hash, x.slab.owner(node.next)), node.next)
+	x.slab.at(node.next).prevOrCount = node.prevOrCount - 1
 	x.table.insert(&x.slab, block, node.next)
 }
 
@@ -444,16 +476,15 @@ func (x *Index) removeOldest(list *podList, pod uint32) {
 func (x *Index) move(list *podList, pod, from, to uint32) {
 	node := x.slab.at(to)
 	*node = *x.slab.at(from)
-	key := x.table.pairKey(node.hash, pod)
-	if node.holders > 0 {
-		key = x.table.blockKey(node.hash)
+	key := x.table.pairKey(node.hash(), pod)
+	if node.first() {
+		key = x.table.blockKey(node.hash())
+	} else {
+		x.slab.at(node.prevOrCount).next = to
 	}
 	x.table.replace(&x.slab, key, from, to)
-	if node.prev != 0 {
-		x.slab.at(node.prev).next = to
-	}
 	if node.next != 0 {
-		x.slab.at(node.next).prev = to
+		x.slab.at(node.next).prevOrCount = to
 	}
 	if node.newer == 0 {
 		list.newest = to

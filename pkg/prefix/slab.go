@@ -2,10 +2,10 @@ package prefix
 
 import "unsafe"
 
-// chunkNodes nodes of 32 bytes make 8 KiB, which is one of the allocator's sizes, so that nothing is wasted beside a pod's last,
+// chunkNodes nodes of 28 bytes make 14,336 bytes, which is one of the allocator's sizes, so that nothing is wasted beside a pod's last,
 // partly filled chunk.
 const (
-	chunkShift = 8
+	chunkShift = 9
 	chunkNodes = 1 << chunkShift
 )
 
@@ -15,16 +15,29 @@ const (
 	podListBytes  = int64(unsafe.Sizeof(podList{}))
 )
 
-// A blockNode says that one pod holds one block. Nodes refer to one another by number; 0 is none.
+// A blockNode says that one pod holds one block. Nodes refer to one another by number, below 2^31; 0 is none. All fields are of 4
+// bytes, lest a node be padded to 32.
 type blockNode struct {
-	hash    uint64
-	newer   uint32 // neighbours in the pod's LRU list
-	older   uint32
-	prev    uint32 // neighbours among the block's holders; prev is 0 for the first of them
-	next    uint32
-	chain   uint32 // next node in the same bucket
-	holders uint32 // how many pods hold the block, in the first of its holders; 0 in the others
+	hashLow, hashHigh uint32
+	newer, older      uint32 // neighbours in the pod's LRU list
+	next              uint32 // next of the block's holders
+	prevOrCount       uint32 // previous of the block's holders; in the first of them isFirst and their number
+	chain             uint32 // next node in the same bucket
 }
+
+const isFirst = 1 << 31
+
+func (n *blockNode) hash() uint64 { return uint64(n.hashHigh)<<32 | uint64(n.hashLow) }
+
+func (n *blockNode) has(hash uint64) bool {
+	return n.hashLow == uint32(hash) && n.hashHigh == uint32(hash>>32)
+}
+
+// first says whether a node is the first of its block's holders, by which the block is found.
+func (n *blockNode) first() bool { return n.prevOrCount&isFirst != 0 }
+
+// holders returns how many pods hold the block, of the first of its holders.
+func (n *blockNode) holders() uint32 { return n.prevOrCount &^ isFirst }
 
 // A slab holds the nodes of all pods in chunks without pointers, each of which belongs to one pod: whatever a pod held goes back
 // to the garbage collector with its chunks, and a node's pod is known from its number.

@@ -35,10 +35,10 @@ func (t *table) pairKey(hash uint64, pod uint32) uint32 {
 
 func (t *table) key(s *slab, id uint32) uint32 {
 	node := s.at(id)
-	if node.holders > 0 {
-		return t.blockKey(node.hash)
+	if node.first() {
+		return t.blockKey(node.hash())
 	}
-	return t.pairKey(node.hash, s.owner(id))
+	return t.pairKey(node.hash(), s.owner(id))
 }
 
 // bucket returns where a key belongs: by as many low bits as number the buckets, or by one bit less where that bucket
