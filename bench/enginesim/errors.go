@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // apiError is an error answer in vLLM's shape.
@@ -29,7 +30,8 @@ func badJSON(err error) *apiError {
 	case errors.As(err, &syntax):
 		return badRequest("", fmt.Sprintf("JSON decode error at byte %d: %v", syntax.Offset, err))
 	case errors.As(err, &kind):
-		return badRequest(kind.Field, fmt.Sprintf("%s at byte %d: got a JSON %s, expected %s", kind.Field, kind.Offset, kind.Value, kind.Type))
+		field := strings.TrimPrefix(kind.Field, "sampling.") // the name of the struct that the OpenAI bodies share
+		return badRequest(field, fmt.Sprintf("%s at byte %d: got a JSON %s, expected %s", field, kind.Offset, kind.Value, kind.Type))
 	}
 	return badRequest("", "JSON decode error: "+err.Error())
 }

@@ -32,7 +32,7 @@ type observations struct {
 	endToEnd, queue, inference           *histogram // seconds
 	prefill, decode                      *histogram // seconds
 	promptTokens, outputTokens, computed *histogram // tokens of a request
-	stepTokens, preemptions              *histogram
+	stepTokens, preemptions, choices     *histogram
 	stopped, lengthened                  uint64 // finished requests by reason
 	batched                              uint64 // engine's counter at the last step
 	adapterLists                         []adapterList
@@ -65,7 +65,8 @@ func newObservations() observations {
 		endToEnd: latency(), queue: latency(), inference: latency(), prefill: latency(), decode: latency(),
 		promptTokens: tokens(), outputTokens: tokens(), computed: tokens(),
 		stepTokens:  newHistogram(1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384),
-		preemptions: newHistogram(0, 1, 2, 5, 10, 20, 50),
+		preemptions: newHistogram(1, 2, 3, 4, 5, 10, 20),
+		choices:     newHistogram(1, 2, 5, 10, 20),
 	}
 }
 
@@ -99,6 +100,7 @@ func (o *observations) finished(c *call) {
 	o.outputTokens.add(float64(r.OutputTokens))
 	o.computed.add(float64(r.PromptTokens - r.Cached))
 	o.preemptions.add(float64(r.Preemptions))
+	o.choices.add(1)
 	if c.finish == "length" {
 		o.lengthened++
 	} else {
