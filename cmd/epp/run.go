@@ -62,6 +62,40 @@ func (p *picker) run(ctx context.Context) error {
 	return err
 }
 
+// A proxy learns that this picker is leaving from its next health check. Those of deploy/envoy come every second, and
+// slower ones of other proxies must not keep a process from ending.
+const (
+	noticeQuiet = 1200 * time.Millisecond // without a new stream, after which every proxy is taken to know
+	noticeLimit = 3 * time.Second
+)
+
+// awaitNotice serves on, no longer ready, until proxies have noticed. In full duplex a request that meets a closed port
+// is lost, since its body is on the way already; so the port stays open until no more come.
+func (p *picker) awaitNotice() {
+	limit := time.After(min(noticeLimit, p.settings.Current().ShutdownGrace))
+	tick := time.NewTicker(noticeQuiet / 12)
+	defer tick.Stop()
+	seen, since := p.streamsEver(), time.Now()
+	for time.Since(since) < noticeQuiet {
+		select {
+		case <-limit:
+			return
+		case <-tick.C:
+		}
+		if n := p.streamsEver(); n != seen {
+			seen, since = n, time.Now()
+		}
+	}
+}
+
+// streamsEver is how many ext_proc streams have been opened since the start.
+func (p *picker) streamsEver() (n int64) {
+	for _, count := range p.extproc.Stats().Modes {
+		n += count
+	}
+	return n
+}
+
 // drain lets the streams under way finish within the grace.
 func (p *picker) drain(server *grpc.Server) {
 	grace := p.settings.Current().ShutdownGrace
