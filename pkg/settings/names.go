@@ -16,7 +16,8 @@ const (
 )
 
 // FromEnvironment picks the known settings out of an environment ("NAME=value", as os.Environ returns it). Everything
-// else is someone else's. An empty value is as good as unset, since manifests often leave one.
+// else is someone else's, and so are METRICS_PORT=tcp://10.0.0.1:80 and its like, which Kubernetes sets in every pod for
+// a Service that happens to be called metrics. An empty value is as good as unset, since manifests often leave one.
 func FromEnvironment(environ []string) map[string]string {
 	out := make(map[string]string)
 	for _, pair := range environ {
@@ -24,7 +25,11 @@ func FromEnvironment(environ []string) map[string]string {
 		if strings.TrimSpace(value) == "" {
 			continue
 		}
-		if _, known := lookup(name); known || slices.Contains(ignored, name) {
+		at, known := lookup(name)
+		if known && table[at].kind == "port" && strings.Contains(value, "://") {
+			continue
+		}
+		if known || slices.Contains(ignored, name) {
 			out[name] = value
 		}
 	}

@@ -126,7 +126,7 @@ func TestValuesAreParsedWithBoundsAndUnits(t *testing.T) {
 
 func TestStartNamesEveryBadValue(t *testing.T) {
 	_, err := New(
-		map[string]string{"ROUTING_STRATEGY": "FASTEST", "QUEUE_TTL": "30", "GRPC_PORT": "tcp://10.0.0.1:80"},
+		map[string]string{"ROUTING_STRATEGY": "FASTEST", "QUEUE_TTL": "30"},
 		map[string]string{"metrics-port": "99999"})
 	if err == nil {
 		t.Fatal("started with bad values")
@@ -134,8 +134,6 @@ func TestStartNamesEveryBadValue(t *testing.T) {
 	want := strings.Join([]string{
 		`ROUTING_STRATEGY: "FASTEST": not of the expected form; allowed: one of DEFAULT, PREFIX_CACHE`,
 		`QUEUE_TTL: "30": not of the expected form; allowed: a duration with its unit from 1ms to 1h (300ms, 1.5h, 2h45m)`,
-		`GRPC_PORT: "tcp://10.0.0.1:80": not of the expected form (Kubernetes sets this variable for a Service of that name;` +
-			` set enableServiceLinks: false in the pod); allowed: a port from 0 to 65535 (0 takes any free port)`,
 		`--metrics-port: "99999": out of bounds; allowed: a port from 0 to 65535 (0 takes any free port)`,
 	}, "\n")
 	if diff := cmp.Diff(want, err.Error()); diff != "" {
@@ -146,10 +144,10 @@ func TestStartNamesEveryBadValue(t *testing.T) {
 func TestEnvironmentOfOthersIsLeftAlone(t *testing.T) {
 	got := FromEnvironment([]string{
 		"HOME=/root", "ROUTING_STRATEGY=PREFIX_CACHE", "KV_CACHE_THRESHOLD=0.5", "QUEUE_TTL=", "broken", "A=b=c",
-		"EXPERIMENTAL_USE_SCHEDULER_V2=true",
+		"EXPERIMENTAL_USE_SCHEDULER_V2=true", "METRICS_PORT=tcp://10.0.0.1:80", "GRPC_PORT=9999",
 	})
 	want := map[string]string{
-		"ROUTING_STRATEGY": "PREFIX_CACHE", "KV_CACHE_THRESHOLD": "0.5", "EXPERIMENTAL_USE_SCHEDULER_V2": "true",
+		"ROUTING_STRATEGY": "PREFIX_CACHE", "KV_CACHE_THRESHOLD": "0.5", "EXPERIMENTAL_USE_SCHEDULER_V2": "true", "GRPC_PORT": "9999",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -239,14 +239,10 @@ func (s *Store) acceptable(layer Layer) map[int]entry {
 }
 
 func (d *definition) problem(layer Layer, offer entry, err error) Problem {
-	p := Problem{
+	return Problem{
 		Setting: d.name, Layer: layer, Source: offer.source, Value: offer.value,
 		Reason: err.Error(), Allowed: d.allowed,
 	}
-	if d.kind == "port" && strings.HasPrefix(offer.value, "tcp://") {
-		p.Reason += " (Kubernetes sets this variable for a Service of that name; set enableServiceLinks: false in the pod)"
-	}
-	return p
 }
 
 func (d *definition) inForce(v *Values) string {
