@@ -43,6 +43,7 @@ type header struct{ name, value []byte }
 type inbound struct {
 	kind        kind
 	endOfStream bool
+	ended       bool     // end_of_stream_without_message
 	headers     []header // of headers messages; trailers are not read
 	body        []span
 	bodyLen     int
@@ -92,6 +93,7 @@ func (m *inbound) decode(data mem.BufferSlice) error {
 		m.release()
 		return err
 	}
+	m.endOfStream = m.endOfStream || m.ended
 	return nil
 }
 
@@ -131,7 +133,8 @@ func (m *inbound) field(r *reader, number protowire.Number, wire protowire.Type)
 // variant reads the message of one kind. A second one of the same kind is merged, one of another kind replaces it.
 func (m *inbound) variant(r *reader, k kind) error {
 	if m.kind != k {
-		m.kind, m.endOfStream, m.headers, m.body, m.bodyLen = k, false, m.headers[:0], m.body[:0], 0
+		m.kind, m.endOfStream, m.ended = k, false, false
+		m.headers, m.body, m.bodyLen = m.headers[:0], m.body[:0], 0
 	}
 	switch k {
 	case requestHeaders, responseHeaders:
@@ -168,7 +171,7 @@ func (m *inbound) httpBody(r *reader) error {
 		case number == 3 && wire == protowire.VarintType: // end_of_stream_without_message
 			var v uint64
 			v, err = r.varint()
-			m.endOfStream = m.endOfStream || v != 0
+			m.ended = v != 0
 		default:
 			err = r.skip(number, wire)
 		}
@@ -236,10 +239,10 @@ func (m *inbound) protocolConfig(b []byte) error {
 
 // modeOf takes a mode that nobody knows yet for full duplex, the one that every proxy must be able to.
 func modeOf(v uint64) bodyMode {
-	if v > uint64(modeGRPC) {
-		return modeFullDuplex
+	if mode := uint32(v); mode <= uint32(modeGRPC) { // enums have 32 bits
+		return bodyMode(mode)
 	}
-	return bodyMode(v)
+	return modeFullDuplex
 }
 
 // metadata reads a Metadata: filter_metadata = 1, a map from namespace to Struct.

@@ -19,7 +19,6 @@ func (s *stream) onRequestHeaders(m *inbound) error {
 	if s.request != awaitingRequest {
 		return nil // a proxy that repeats itself gets no second pick
 	}
-	s.headersWaiting = true
 	s.head.read(m.headers)
 	s.kind = request.KindOf(s.head.path)
 	if s.head.encoded {
@@ -49,7 +48,6 @@ func (s *stream) onRequestHeaders(m *inbound) error {
 // releaseHeaders answers the request headers before the pick: the proxy sends no body before it has this answer. What
 // a client forged is removed here already, for the proxy goes on without the picker when that takes too long.
 func (s *stream) releaseHeaders() error {
-	s.headersWaiting = false
 	if len(s.head.control) == 0 {
 		return s.send(s.encoder.answer(requestHeaders, nil))
 	}
@@ -61,7 +59,7 @@ func (s *stream) pickAtHeaders(next requestPhase) error {
 	if err := s.pick(false); err != nil {
 		return err
 	}
-	s.request, s.headersWaiting = next, false
+	s.request = next
 	if err := s.send(s.encoder.answer(requestHeaders, s.destination())); err != nil {
 		return err
 	}
@@ -141,7 +139,7 @@ func (s *stream) forward(endOfStream bool) error {
 	if err := s.pick(false); err != nil {
 		return err
 	}
-	s.request, s.headersWaiting = requestOver, false
+	s.request = requestOver
 	change := s.destination()
 	spans, n := s.outgoing()
 	if n != s.body.len() && s.head.contentLength >= 0 {
@@ -162,7 +160,8 @@ func (s *stream) forward(endOfStream bool) error {
 // answerBuffered routes a request whose body the proxy holds, or as much of it as the proxy could hold: headers can
 // still be changed with this answer.
 func (s *stream) answerBuffered(endOfStream bool) error {
-	if err := s.pick(!endOfStream); err != nil {
+	truncated := !endOfStream && s.requestMode == modePartial
+	if err := s.pick(truncated); err != nil {
 		return err
 	}
 	s.request = requestOver
@@ -173,10 +172,9 @@ func (s *stream) answerBuffered(endOfStream bool) error {
 		return s.send(s.encoder.answer(requestBody, change))
 	}
 	spans, n := s.outgoing()
-	if s.head.contentLength >= 0 && n != s.body.len() {
-		// What a truncated body lacks follows it, so the length changes by the same.
-		length := s.head.contentLength + int64(n-s.body.len())
-		change.set = append(change.set, set{headerContentLength, strconv.FormatInt(length, 10)})
+	if s.head.contentLength >= 0 && !truncated {
+		// Envoy compares the two. The length of a truncated body, which goes on elsewhere, is not ours to tell.
+		change.set = append(change.set, set{headerContentLength, strconv.Itoa(n)})
 	}
 	s.views = s.views[:0]
 	for _, part := range spans {
@@ -210,7 +208,8 @@ func (s *stream) onRequestTrailers() error {
 // afterRequest closes the stream once the request has been sent on, when responses are not to be looked at. That is
 // safe only here: a proxy in full duplex that has sent response headers loses a chunk of the body.
 func (s *stream) afterRequest() error {
-	if s.request != requestOver || !s.picked || s.values.ResponseProcessing != responseProcessingNone ||
+	if s.request != requestOver || s.response != awaitingResponse || !s.picked ||
+		s.values.ResponseProcessing != responseProcessingNone ||
 		!s.requestMode.fullDuplex() || !s.responseMode.fullDuplex() {
 		return nil
 	}

@@ -12,7 +12,6 @@ func (s *stream) onResponseHeaders(m *inbound) error {
 	if s.response != awaitingResponse {
 		return s.send(s.encoder.answer(responseHeaders, nil))
 	}
-	s.response = responding
 	if s.request != passing {
 		// The answer may be the proxy's own, before the request had come to its end: it is not routed any more.
 		s.request = requestOver
@@ -30,6 +29,7 @@ func (s *stream) onResponseHeaders(m *inbound) error {
 	if s.values.ConformanceHeaders {
 		change = s.conform(change, m.served)
 	}
+	s.response = responding
 	if err := s.send(s.encoder.answer(responseHeaders, change)); err != nil {
 		return err
 	}

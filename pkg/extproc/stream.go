@@ -64,40 +64,43 @@ const (
 // stream is one HTTP request and its answer, as the proxy tells of them message by message. It is used by the one
 // goroutine of its gRPC stream, and reused for the next when that has ended.
 type stream struct {
-	server  *Server
-	wire    wire
-	values  *settings.Values // one set for the whole request
-	in      inbound
+	exchange
+
+	server *Server
+	ticket ticket // reused from request to request, as all of the following
+	in     inbound
+	body   body
+	parsed request.Request
+	usage  request.UsageReader
+
+	arrival routing.Arrival
 	out     outbound
 	encoder encoder
+	change  mutation
+	parts   []span
+	views   []mem.Buffer
+}
+
+// exchange is what a stream knows of its request. The zero value is one that nothing was heard of.
+type exchange struct {
+	wire   wire
+	values *settings.Values // one set for the whole request; nil: no message yet
 
 	requestMode, responseMode bodyMode
 	described                 bool // the proxy told its modes
 	observed                  bool // the proxy wants no answers
-	started                   bool
 
-	request        requestPhase
-	headersWaiting bool // the request headers are not answered yet
-	head           requestHead
-	named          bool // the request got its ID here
-	kind           request.Kind
-	body           body
-	buffered       int64 // counted in server.buffered
-	parsed         request.Request
-	arrival        routing.Arrival
-	ticket         ticket
-	picked         bool // ticket holds a pod
+	request  requestPhase
+	head     requestHead
+	named    bool // the request got its ID here
+	kind     request.Kind
+	buffered int64 // bytes counted in server.buffered
+	picked   bool  // the ticket holds a pod
 
 	response responsePhase
 	answer   responseHead
-	usage    request.UsageReader
 	reading  bool // usage is read from the response body
 	first    bool // the first content was reported
-
-	// Reused from answer to answer.
-	change mutation
-	parts  []span
-	views  []mem.Buffer
 }
 
 // run takes the stream from its first message to its end. It returns the gRPC status: nil unless a message could not be
@@ -177,14 +180,10 @@ func (s *stream) reset() {
 	s.in.release()
 	s.drop()
 	_ = s.parsed.Parse(request.Other, "", nil, false) // lets go of the body
+	s.exchange = exchange{head: requestHead{path: s.head.path, control: s.head.control[:0]}}
+	s.arrival = routing.Arrival{Subset: s.arrival.Subset[:0], Steer: s.arrival.Steer[:0]}
 	clear(s.views)
 	clear(s.parts)
-	*s = stream{
-		server: s.server, in: s.in, encoder: s.encoder, body: s.body, parsed: s.parsed, ticket: s.ticket, usage: s.usage,
-		head:    requestHead{path: s.head.path, control: s.head.control[:0]},
-		arrival: routing.Arrival{Subset: s.arrival.Subset[:0], Steer: s.arrival.Steer[:0]},
-		change:  mutation{set: s.change.set[:0], remove: s.change.remove[:0]}, parts: s.parts[:0], views: s.views[:0],
-	}
 }
 
 // handle takes the message in s.in. Its error is errDone when the stream is to be closed, or what sending gave.
@@ -217,10 +216,9 @@ func (s *stream) handle() error {
 
 // start reads the modes: the proxy tells them in its first message. One that tells nothing is taken for full duplex.
 func (s *stream) start(m *inbound) {
-	if s.started {
+	if s.values != nil {
 		return
 	}
-	s.started = true
 	s.values = s.server.settings.Current()
 	s.requestMode, s.responseMode, s.described = modeFullDuplex, modeFullDuplex, m.hasModes
 	if m.hasModes {

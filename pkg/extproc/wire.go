@@ -232,12 +232,23 @@ func mapKey(entry []byte) (key []byte, err error) {
 	return key, err
 }
 
-// mapValue calls f for the value of a map entry: for each piece, if it came in several.
+// mapValue calls f for the value of a map entry. Pieces of a message merge to what their bytes, one after the other, say.
 func mapValue(entry []byte, f func([]byte) error) error {
-	return eachField(entry, func(at field) error {
-		if at.isBytes(2) {
-			return f(at.bytes)
+	var value []byte
+	pieces := 0
+	err := eachField(entry, func(at field) error {
+		if !at.isBytes(2) {
+			return nil
+		}
+		if pieces++; pieces == 1 {
+			value = at.bytes
+		} else {
+			value = append(value[:len(value):len(value)], at.bytes...)
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return f(value)
 }
