@@ -68,10 +68,10 @@ type File struct {
 	doc     document
 	text    []byte // as last read, good or not; nil: couldn't be read
 	set     []pool.Endpoint
+	filled  bool              // the pool was set
 	watcher *fsnotify.Watcher // nil when the system has none
 
 	synced chan struct{}
-	once   sync.Once
 	mu     sync.Mutex
 	status Status
 }
@@ -238,23 +238,31 @@ func (f *File) resolve(ctx context.Context) {
 	f.publish(ctx)
 }
 
-// publish hands the endpoints to the pool. A list of names of which none could be resolved yet is no empty list: then
-// the pool isn't synced.
+// publish hands the endpoints to the pool. A list of names of which none can be resolved is no empty list: the pool stays
+// as it is, and if it was never set, nothing is synced yet.
 func (f *File) publish(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
 	f.hosts.forget(f.doc.endpoints)
 	endpoints := f.hosts.endpoints(f.doc.endpoints)
-	if !reflect.DeepEqual(endpoints, f.set) {
-		f.pool.Set(f.now(), endpoints)
-		f.set = endpoints
+	if known := len(endpoints) > 0 || len(f.doc.endpoints) == 0; known {
+		f.fill(endpoints)
 	}
 	f.mu.Lock()
-	f.status.Endpoints, f.status.Failing = len(endpoints), f.hosts.failures()
-	f.mu.Unlock()
-	if len(endpoints) > 0 || len(f.doc.endpoints) == 0 {
-		f.once.Do(func() { close(f.synced) })
+	defer f.mu.Unlock()
+	f.status.Endpoints, f.status.Failing = len(f.set), f.hosts.failures()
+}
+
+func (f *File) fill(endpoints []pool.Endpoint) {
+	if f.filled && reflect.DeepEqual(endpoints, f.set) {
+		return
+	}
+	f.pool.Set(f.now(), endpoints)
+	f.set = endpoints
+	if !f.filled {
+		f.filled = true
+		close(f.synced)
 	}
 }
 

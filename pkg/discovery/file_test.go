@@ -177,9 +177,24 @@ func TestNotSyncedUntilSomethingIsKnown(t *testing.T) {
 		t.Error("synced with nothing known")
 	default:
 	}
+	if version := s.pool.Snapshot().Version; version != 0 {
+		t.Errorf("the pool was set %d times", version)
+	}
 	dns.set("engines", "10.0.0.1")
 	s.until("10.0.0.1:8000")
 	<-s.file.Synced()
+
+	s.write("endpoints: [{address: engnies, port: 8000}]\n") // a name that isn't there: better the old ones than none
+	s.eventually("the failure", func() bool { return slices.Equal(s.file.Status().Failing, []string{"engnies"}) })
+	s.until("10.0.0.1:8000")
+}
+
+func TestEmptyListIsSetToo(t *testing.T) {
+	s := begin(t, "endpoints: []\n")
+	<-s.file.Synced()
+	if version := s.pool.Snapshot().Version; version != 1 {
+		t.Errorf("the pool was set %d times", version)
+	}
 }
 
 // resolver answers as it is told; a host without addresses isn't found.
