@@ -21,7 +21,8 @@ func vllm() *Server {
 			"vllm:engine_sleep_state",
 			"process_start_time_seconds",
 		},
-		read: readVLLM,
+		Steady: []string{"vllm:cache_config_info", "process_start_time_seconds"},
+		read:   readVLLM,
 	}
 }
 
