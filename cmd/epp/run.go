@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/pilotfish-epp/pilotfish/pkg/eds"
 	"github.com/pilotfish-epp/pilotfish/pkg/extproc"
 )
 
@@ -27,6 +28,11 @@ func (p *picker) run(ctx context.Context) error {
 	grpcServer := grpc.NewServer(append(extproc.ServerOptions(p.security), grpc.ChainStreamInterceptor(endingWith(others)))...)
 	p.extproc.Register(grpcServer)
 	p.health.Register(grpcServer)
+	if p.settings.Current().ServeEDS() {
+		endpoints := eds.New(p.pool, p.logger)
+		endpoints.Register(grpcServer)
+		loops.Go(func() { endpoints.Run(others) })
+	}
 	healthServer := grpc.NewServer()
 	p.health.Register(healthServer)
 	if err := p.discover(background, &loops); err != nil {
@@ -54,8 +60,14 @@ func (p *picker) run(ctx context.Context) error {
 	case err = <-failed:
 	}
 	p.becomeStopping()
+	grace, cancel := context.WithTimeout(background, p.settings.Current().ShutdownGrace)
+	defer cancel()
+	p.logger.Info("stopping", "streams", p.extproc.Stats().Streams, "grace", p.settings.Current().ShutdownGrace.String())
+	if err == nil {
+		p.awaitNotice(grace)
+	}
 	endOthers()
-	p.drain(grpcServer)
+	p.drain(grace, grpcServer)
 	p.health.Close()
 	healthServer.Stop()
 	shutAdmin(adminServer)
@@ -69,15 +81,21 @@ const (
 	noticeLimit = 3 * time.Second
 )
 
-// awaitNotice serves on, no longer ready, until proxies have noticed. In full duplex a request that meets a closed port
-// is lost, since its body is on the way already; so the port stays open until no more come.
-func (p *picker) awaitNotice() {
-	limit := time.After(min(noticeLimit, p.settings.Current().ShutdownGrace))
+// awaitNotice serves on, no longer ready, until proxies have noticed or the grace is over. In full duplex a request that
+// meets a closed port is lost, since its body is on the way already; so the port stays open until no more come. Where
+// none ever came there is nobody to notice.
+func (p *picker) awaitNotice(grace context.Context) {
+	seen, since := p.streamsEver(), time.Now()
+	if seen == 0 {
+		return
+	}
+	limit := time.After(noticeLimit)
 	tick := time.NewTicker(noticeQuiet / 12)
 	defer tick.Stop()
-	seen, since := p.streamsEver(), time.Now()
 	for time.Since(since) < noticeQuiet {
 		select {
+		case <-grace.Done():
+			return
 		case <-limit:
 			return
 		case <-tick.C:
@@ -96,17 +114,13 @@ func (p *picker) streamsEver() (n int64) {
 	return n
 }
 
-// drain lets the streams under way finish within the grace.
-func (p *picker) drain(server *grpc.Server) {
-	grace := p.settings.Current().ShutdownGrace
-	p.logger.Info("stopping", "streams", p.extproc.Stats().Streams, "grace", grace.String())
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	if p.extproc.Shutdown(ctx, server) {
+// drain takes no new streams and lets those under way finish until the grace is over.
+func (p *picker) drain(grace context.Context, server *grpc.Server) {
+	if p.extproc.Shutdown(grace, server) {
 		p.logger.Info("stopped: every stream has finished")
 		return
 	}
-	p.logger.Warn("stopped: streams that had not finished within the grace were cut", "grace", grace.String())
+	p.logger.Warn("stopped: streams that had not finished within the grace were cut")
 }
 
 func shutAdmin(server *http.Server) {

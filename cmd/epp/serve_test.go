@@ -20,7 +20,10 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	extprocfilter "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	endpointservice "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -122,6 +125,46 @@ func TestStreamsThatDoNotFinishAreCutAfterTheGrace(t *testing.T) {
 	}
 	if !strings.Contains(p.err.String(), "were cut") {
 		t.Error(p.err.String())
+	}
+}
+
+func TestEnvoyLearnsTheEndpointsUnlessToldOtherwise(t *testing.T) {
+	for _, tc := range []struct {
+		env  []string
+		want bool
+	}{
+		{nil, true},
+		{[]string{"EDS=false"}, false},
+	} {
+		e := newEngine(t)
+		p := start(t, e, tc.env...)
+		conn := p.dial(t, p.extproc, credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}))
+		stream, err := endpointservice.NewEndpointDiscoveryServiceClient(conn).StreamEndpoints(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := &discoveryv3.DiscoveryRequest{
+			TypeUrl: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", ResourceNames: []string{"pods"},
+		}
+		if err := stream.Send(ask); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := stream.Recv()
+		if tc.want != (err == nil) {
+			t.Errorf("%v: %v, %v", tc.env, answer, err)
+			continue
+		}
+		if !tc.want {
+			continue
+		}
+		var set endpointv3.ClusterLoadAssignment
+		if err := answer.Resources[0].UnmarshalTo(&set); err != nil {
+			t.Fatal(err)
+		}
+		at := set.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress()
+		if got := fmt.Sprintf("%s:%d", at.GetAddress(), at.GetPortValue()); got != e.address() {
+			t.Errorf("told of %s, want %s", got, e.address())
+		}
 	}
 }
 
