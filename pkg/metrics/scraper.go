@@ -327,7 +327,7 @@ func report(r runtime.Reading, asked time.Time, inFlight int, interval time.Dura
 		Waiting: r.Waiting, Running: r.Running, KVUsage: r.KVUsage,
 		BlockSize: r.BlockSize, KVTokens: r.KVTokens,
 		MaxAdapters: r.MaxAdapters, Adapters: r.Adapters,
-		Started: r.Started,
+		Asleep: r.Asleep, Started: r.Started,
 		Missing: append(r.Missing, r.Absent...),
 	}
 }

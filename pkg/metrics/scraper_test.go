@@ -70,6 +70,15 @@ type only struct{}
 
 func (only) Choose(s *pool.Snapshot) (pool.Charge, bool) { return pool.Charge{Pod: s.Pods[0]}, true }
 
+func TestSleepingServerIsToldAsSuch(t *testing.T) {
+	s := start(t, nil)
+	pod := s.serve(page([]byte("vllm:num_requests_running 0\nvllm:engine_sleep_state{sleep_state=\"awake\"} 0\n")))
+	s.set(pod)
+	if load := s.until(pod, hasReport); !load.Report.Asleep {
+		t.Errorf("%+v", load.Report)
+	}
+}
+
 func TestOneConnectionForAllPages(t *testing.T) {
 	s := start(t, nil)
 	var served, connected atomic.Int64
@@ -180,7 +189,7 @@ func TestRefusedConnectionIsToldAsSuch(t *testing.T) {
 	s.servers[gone.Address].Close()
 	s.set(gone)
 	load := s.until(gone, func(l pool.Load) bool { return l.PageFailures > 0 })
-	if !errors.Is(load.PageError, syscall.ECONNREFUSED) || reasonOf(load.PageError) != Unreachable {
+	if !errors.Is(load.PageError, syscall.ECONNREFUSED) || reasonOf(load.PageError) != Unreachable || !load.Refused {
 		t.Errorf("got %v", load.PageError)
 	}
 }

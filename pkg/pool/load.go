@@ -17,6 +17,7 @@ type Report struct {
 	KVTokens         int     // tokens that the KV cache holds, summed over the engines; 0: not said
 	MaxAdapters      int     // LoRA adapters that fit at once; 0: not said
 	Adapters         []string
+	Asleep           bool     // the server says that its engines sleep: it can't serve now
 	Started          float64  // start of the server process, Unix seconds; 0: not said
 	Missing          []string // metrics that the runtime is known for and the page had not
 }

@@ -8,6 +8,7 @@ package pool
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,7 @@ import (
 type Endpoint struct {
 	Name        string            `json:"name"`
 	Address     netip.AddrPort    `json:"address"`
-	MetricsPort uint16            `json:"metricsPort"`       // port of the metrics page at the same address
+	MetricsPort uint16            `json:"metricsPort"`       // port of the metrics page at the same address; 0: where the runtime usually has it
 	Runtime     string            `json:"runtime,omitempty"` // vllm, sglang or trt-llm; empty: the pool's
 	Labels      map[string]string `json:"labels,omitempty"`  // never changed after discovery
 }
@@ -289,7 +290,18 @@ func (p *Pool) ReportFailed(pod *Pod, now time.Time, err error) {
 	pod.Load.PageFailures++
 	pod.Load.PageError = err
 	// Where page and requests share a port, a refused connection says that nobody is there to answer either.
-	pod.Load.Refused = errors.Is(err, syscall.ECONNREFUSED) && pod.MetricsPort == pod.Address.Port()
+	pod.Load.Refused = errors.Is(err, syscall.ECONNREFUSED) && pagePort(pod, err) == pod.Address.Port()
+}
+
+// pagePort is the port at which pod's page was asked for: where none is set, err knows.
+func pagePort(pod *Pod, err error) uint16 {
+	var dial *net.OpError
+	if pod.MetricsPort == 0 && errors.As(err, &dial) {
+		if at, ok := dial.Addr.(*net.TCPAddr); ok {
+			return at.AddrPort().Port()
+		}
+	}
+	return pod.MetricsPort
 }
 
 // Loads copies the load of every pod of s into dst, in the order of s.Pods: for metrics and debug views.
