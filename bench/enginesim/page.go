@@ -118,7 +118,9 @@ func appendFloat(dst []byte, v float64) []byte {
 }
 
 func label(name, value string) string {
-	value = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(value)
+	if strings.ContainsAny(value, "\\\"\n") {
+		value = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(value)
+	}
 	return name + `="` + value + `"`
 }
 

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pilotfish-epp/pilotfish/bench/trace"
 )
 
 func TestChat(t *testing.T) {
@@ -122,6 +124,32 @@ func TestNextTurnFindsTheAnswer(t *testing.T) {
 	want := (first.Usage.Total - 1) / BlockTokens * BlockTokens
 	if got := decode[chatAnswer](t, body).Usage.Details.Cached; got != want {
 		t.Errorf("%d cached tokens, want %d of %d", got, want, first.Usage.Total)
+	}
+}
+
+// TestTraceAsTextFindsWhatItsIdsSay: a trace sent as text gives the cached tokens that its block ids promise.
+func TestTraceAsTextFindsWhatItsIdsSay(t *testing.T) {
+	workload, err := trace.OpenMooncake("../trace/testdata/mooncake_conversation_50.jsonl", trace.MooncakeBlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, Options{Speed: 1e6, KVTokens: 1 << 20})
+	seen := map[uint64]bool{}
+	for i, r := range workload.Requests {
+		want := 0
+		for _, chunk := range workload.AppendChunks(nil, i, BlockTokens) {
+			if seen[chunk] && want+BlockTokens < r.Input {
+				want += BlockTokens
+			}
+			seen[chunk] = true
+		}
+		_, _, body := post(t, s, "/v1/completions", `{"max_tokens":1,"prompt":"`+string(workload.AppendText(nil, i))+`"}`)
+		if u := decode[openAIAnswer](t, body).Usage; u.Prompt != r.Input || u.Details.Cached != want {
+			t.Errorf("request %d: %d tokens with %d cached, want %d with %d", i, u.Prompt, u.Details.Cached, r.Input, want)
+		}
+	}
+	if n := s.Stats(); n.Evictions != 0 {
+		t.Errorf("%d blocks were evicted from a cache that holds all", n.Evictions)
 	}
 }
 
@@ -468,7 +496,8 @@ func TestCloseCutsConnections(t *testing.T) {
 	if _, err := io.Copy(io.Discard, r.Body); err == nil {
 		t.Error("the answer ended as if it were whole")
 	}
-	if _, err := http.Get("http://" + s.Addr() + "/health"); err == nil {
+	if conn, err := net.Dial("tcp", s.Addr()); err == nil {
+		_ = conn.Close()
 		t.Error("still listening")
 	}
 	if err := s.Close(); err != nil {
