@@ -229,7 +229,14 @@ func (c *columns) write(b *bytes.Buffer, r *Decision, color bool) {
 	fmt.Fprintf(b, "  %s", r.Latency.Round(time.Microsecond))
 }
 
-func milliText(ms float64) string { return strconv.FormatFloat(ms, 'f', 1, 64) + " ms" }
+// milliText prints milliseconds with as many decimals as tell small ones apart.
+func milliText(ms float64) string {
+	decimals := 1
+	if ms < 1 {
+		decimals = 3
+	}
+	return strconv.FormatFloat(ms, 'f', decimals, 64) + " ms"
+}
 
 // pad fills text up to the column's width, which grows with what it has seen.
 func pad(width *int, text string) string {
