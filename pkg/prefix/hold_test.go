@@ -24,14 +24,14 @@ func BenchmarkHold(b *testing.B) {
 	for pod := range uint32(pods) {
 		fill(pod)
 	}
-	hashes := fresh(addBatch)
+	hashes := fresh(batch)
 	forgetting := uint32(0)
 	for _, c := range []struct {
 		name    string
 		prepare func(i int)
 		hold    func(i int)
 	}{
-		{"add", func(int) { hashes = fresh(addBatch) }, func(i int) { x.addSome(uint32(i%pods), hashes, 0) }},
+		{"add", func(int) { hashes = fresh(batch) }, func(i int) { x.addSome(uint32(i%pods), hashes, 0) }},
 		{"forget", func(int) {
 			if x.PodBlocks(forgetting) == 0 && x.pods[forgetting].n == 0 {
 				fill(forgetting)

@@ -177,11 +177,12 @@ func special(x uint64) uint64 {
 func (s *scanner) str(i int) int {
 	b := s.b
 	for {
-		for ; i+8 <= len(b); i += 8 {
-			if m := special(binary.LittleEndian.Uint64(b[i:])); m != 0 {
+		for p := b[i:]; len(p) >= 8; p = p[8:] {
+			if m := special(binary.LittleEndian.Uint64(p)); m != 0 {
 				i += bits.TrailingZeros64(m) >> 3
 				goto found
 			}
+			i += 8
 		}
 		for ; i < len(b); i++ {
 			if c := b[i]; c == '"' || c == '\\' || c < ' ' {

@@ -1,6 +1,9 @@
 package request
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // A walker goes again through what the scanner checked, or what a cut left of it. It comes to an end on any bytes, but can't tell good
 // from bad. Its methods take and return offsets in b.
@@ -194,8 +197,16 @@ const (
 )
 
 func memberOf(key []byte) member {
+	if m := memberNamed(key); m != memberUnknown || bytes.IndexByte(key, '\\') < 0 {
+		return m
+	}
 	var plain [64]byte
-	switch string(plainKey(plain[:0], key)) {
+	return memberNamed(plainKey(plain[:0], key))
+}
+
+// memberNamed is memberOf for a name without escapes.
+func memberNamed(name []byte) member {
+	switch string(name) {
 	case "role":
 		return memberRole
 	case "type":
