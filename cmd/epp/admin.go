@@ -223,7 +223,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(v) // the client has gone, if it fails
+	encoder.SetEscapeHTML(false) // nobody reads it as HTML
+	_ = encoder.Encode(v)        // the client has gone, if it fails
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

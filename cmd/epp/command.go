@@ -125,6 +125,7 @@ func writeSettings(w io.Writer, form string, page settingsPage) error {
 	case "json":
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false) // nobody reads it as HTML
 		return encoder.Encode(page)
 	case "markdown":
 		return settings.WriteMarkdown(w, page.Settings)

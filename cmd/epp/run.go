@@ -35,7 +35,7 @@ func (p *picker) run(ctx context.Context) error {
 	}
 	healthServer := grpc.NewServer()
 	p.health.Register(healthServer)
-	if err := p.discover(background, &loops); err != nil {
+	if err := p.discover(ctx, background, &loops); err != nil || ctx.Err() != nil {
 		return err
 	}
 	adminServer := &http.Server{

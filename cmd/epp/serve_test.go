@@ -197,6 +197,28 @@ func TestAPortInUseIsNamedWithWhatChangesIt(t *testing.T) {
 	}
 }
 
+func TestHostNamesThatCannotBeResolvedKeepThePickerFromBeingReady(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "endpoints.yaml")
+	write(t, file, "endpoints:\n- address: no-such-host.invalid\n  port: 8000\n")
+	p := startWith(t, file)
+	if got := p.status(t, "/readyz"); got != http.StatusServiceUnavailable {
+		t.Errorf("/readyz: %d", got)
+	}
+	if got := p.get(t, "/healthz"); !strings.Contains(got, `"status": "starting"`) {
+		t.Errorf("/healthz: %s", got)
+	}
+	conn := p.dial(t, p.health, insecure.NewCredentials())
+	for service, want := range map[string]healthgrpc.HealthCheckResponse_ServingStatus{
+		"liveness": healthgrpc.HealthCheckResponse_SERVING, "readiness": healthgrpc.HealthCheckResponse_NOT_SERVING,
+	} {
+		if got := healthOf(t, conn, service); got != want {
+			t.Errorf("%s: %v, want %v", service, got, want)
+		}
+	}
+	write(t, file, newEngine(t).yaml("engine-0"))
+	p.eventually(t, "ready", func() bool { return p.status(t, "/readyz") == http.StatusOK })
+}
+
 func TestABadEndpointsFileIsRefusedAtTheStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "endpoints.yaml")
 	write(t, file, "endpoints:\n- address: 127.0.0.1\n  port: many\n")
