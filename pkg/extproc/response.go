@@ -12,11 +12,7 @@ func (s *stream) onResponseHeaders(m *inbound) error {
 	if s.response != awaitingResponse {
 		return s.send(s.encoder.answer(responseHeaders, nil))
 	}
-	if s.request != passing {
-		// The answer may be the proxy's own, before the request had come to its end: it is not routed any more.
-		s.request = requestOver
-		s.drop()
-	}
+	s.overtaken()
 	s.answer.read(m.headers)
 	served := servedBy(m.served)
 	if s.picked {
@@ -37,6 +33,15 @@ func (s *stream) onResponseHeaders(m *inbound) error {
 		s.endResponse()
 	}
 	return nil
+}
+
+// overtaken ends a request that is answered before it has been routed: the answer is the proxy's own.
+func (s *stream) overtaken() {
+	if s.request == passing {
+		return
+	}
+	s.request = requestOver
+	s.drop()
 }
 
 // sample decides whether usage is read from this response's body. Where bodies don't come by themselves the proxy is
@@ -81,6 +86,7 @@ func (s *stream) onResponseBody(m *inbound) error {
 		return nil
 	}
 	s.response = responding
+	s.overtaken()
 	if s.responseMode == modeNone {
 		s.responseMode = modeStreamed // as was asked for
 	}
@@ -119,6 +125,7 @@ func (s *stream) observe(m *inbound) {
 }
 
 func (s *stream) onResponseTrailers() error {
+	s.overtaken()
 	if err := s.send(s.encoder.answer(responseTrailers, nil)); err != nil {
 		return err
 	}
