@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 )
 
 // edits are ways to change a file that people and tools have.
@@ -203,12 +202,12 @@ func TestBadEndpointsFile(t *testing.T) {
 		name, content string
 		want          []string // in what /healthz says
 	}{
-		{"not YAML", good + "- name: [\n", []string{"line"}},
-		{"a port that is none", good + "- name: third\n  address: 127.0.0.1\n  port: 70000\n", []string{"line 8", "70000"}},
-		{"no address", good + "- name: third\n  port: 8000\n", []string{"line 8", "address"}},
-		{"a key that is none", good + "- adress: 127.0.0.1\n  port: 8000\n", []string{"line 8", "adress"}},
-		{"a runtime that is none", good + "- address: 127.0.0.1\n  port: 8000\n  runtime: llama\n", []string{"llama", "vllm"}},
-		{"nothing", "", []string{"endpoints"}},
+		{"not YAML", good + "- name: [\n", []string{"endpoints.yaml:8"}},
+		{"a port that is none", good + "- name: third\n  address: 127.0.0.1\n  port: 70000\n", []string{"endpoints.yaml:10:", "70000"}},
+		{"no address", good + "- name: third\n  port: 8000\n", []string{"endpoints.yaml:8:", "address"}},
+		{"a key that is none", good + "- adress: 127.0.0.1\n  port: 8000\n", []string{"endpoints.yaml:8:", "adress"}},
+		{"a runtime that is none", good + "- address: 127.0.0.1\n  port: 8000\n  runtime: llama\n", []string{"endpoints.yaml:10:", "llama", "vllm"}},
+		{"nothing", "", []string{"endpoints.yaml"}},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
 			if err := os.WriteFile(s.endpoints, []byte(bad.content), 0o644); err != nil {

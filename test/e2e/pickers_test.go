@@ -7,12 +7,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pilotfish-epp/pilotfish/bench/enginesim"
 	"github.com/pilotfish-epp/pilotfish/bench/stack"
 )
 
+// loadedEngines answer in some 40 ms, also to a long prompt.
+func loadedEngines(n int) []enginesim.Options {
+	engines := fastEngines(n)
+	for i := range engines {
+		engines[i].Speed = 10
+		engines[i].AnswerTokens = 60
+	}
+	return engines
+}
+
 // mixed makes requests of a load: short chats and long ones, streamed or not.
 func mixed(client, n int) call {
-	c := chat{prompt: fmt.Sprintf("client %d asks %d", client, n), stream: n%2 == 1, maxTokens: 8}
+	c := chat{prompt: fmt.Sprintf("client %d asks %d", client, n), stream: n%2 == 1, maxTokens: 60}
 	if client%4 == 3 {
 		c.prompt = text(c.prompt, 200<<10)
 	}
@@ -24,7 +35,7 @@ func TestPickerRestarted(t *testing.T) {
 	for _, profile := range []string{lean, fullDuplex} {
 		t.Run(profile, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, plan{profile: profile, engines: slowEngines(3)})
+			s := newSite(t, plan{profile: profile, engines: loadedEngines(3)})
 			l := startLoad(t, s.url(), 8, mixed)
 			l.await(t, 40)
 			start := time.Now()
@@ -57,7 +68,7 @@ func (s *site) wantPicks(t *testing.T, p *stack.Picker, n int) {
 // In the lean profile not even the death of the only picker, with requests in its hands, costs a request.
 func TestOnlyPickerKilled(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, plan{engines: slowEngines(3)})
+	s := newSite(t, plan{engines: loadedEngines(3)})
 	l := startLoad(t, s.url(), 16, mixed)
 	l.await(t, 60)
 	if err := s.picker().Kill(); err != nil {
@@ -75,7 +86,7 @@ func TestOnlyPickerKilled(t *testing.T) {
 // A picker that freezes is passed by too.
 func TestOnlyPickerFreezes(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, plan{engines: slowEngines(3)})
+	s := newSite(t, plan{engines: loadedEngines(3)})
 	l := startLoad(t, s.url(), 4, chats)
 	l.await(t, 30)
 	if err := s.picker().Signal(syscall.SIGSTOP); err != nil {
@@ -95,7 +106,7 @@ func TestOnlyPickerFreezes(t *testing.T) {
 func TestOneOfTwoPickersKilled(t *testing.T) {
 	t.Parallel()
 	const keeps, notices = 50 << 10, 2 * time.Second
-	s := newSite(t, plan{profile: fullDuplex, pickers: 2, engines: slowEngines(3)})
+	s := newSite(t, plan{profile: fullDuplex, pickers: 2, engines: loadedEngines(3)})
 	l := startLoad(t, s.url(), 12, mixed)
 	l.await(t, 80)
 	for _, p := range s.pickers {

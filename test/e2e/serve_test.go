@@ -181,7 +181,16 @@ func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, plan{engines: fastEngines(1)})
 	taken := fmt.Sprint(s.picker().GRPC.Port())
-	out, err := runEpp(t, []string{"BIND_ADDRESS=127.0.0.1", "GRPC_PORT=" + taken, "GRPC_HEALTH_PORT=0", "METRICS_PORT=0"}, "--endpoints", s.endpoints)
+	var free [2]uint16
+	for i := range free {
+		var err error
+		if free[i], err = s.FreePort(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := runEpp(t, []string{
+		"BIND_ADDRESS=127.0.0.1", "GRPC_PORT=" + taken, fmt.Sprint("GRPC_HEALTH_PORT=", free[0]), fmt.Sprint("METRICS_PORT=", free[1]),
+	}, "--endpoints", s.endpoints)
 	if err == nil || !strings.Contains(out, taken) || !strings.Contains(out, "GRPC_PORT") {
 		t.Errorf("expected a refusal that names port %s and GRPC_PORT, got %v: %s", taken, err, out)
 	}
@@ -244,7 +253,7 @@ func TestBadEndpointsFileAtStart(t *testing.T) {
 	t.Cleanup(func() { _ = st.Kill() })
 	for file, want := range map[string][]string{
 		filepath.Join(dir, "missing.yaml"): {"missing.yaml", "no such file"},
-		bad:                                {"bad.yaml", "line 3", "none"},
+		bad:                                {"bad.yaml:3:", "none"},
 	} {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		var ports [3]uint16

@@ -67,7 +67,7 @@ func TestResponsesUnprocessed(t *testing.T) {
 	const requests = 60
 	for i := range requests {
 		stream := i%2 == 0
-		c := chat{prompt: text(fmt.Sprint(i), 100+i*2000), stream: stream, usage: stream, maxTokens: 6}
+		c := chat{prompt: text(fmt.Sprint(i), 100+i*200), stream: stream, usage: stream, maxTokens: 6}
 		a := s.do(c.call())
 		a.wantWhole(t, stream)
 		if stream && len(a.events()) != 1+6+1+1 {
