@@ -146,7 +146,7 @@ func benchmarkParseHash(b *testing.B, maxBlocks int, bodies ...[]byte) {
 func prose(size int) []byte {
 	const paragraph = "The committee met again in the spring, when the roads were open, and heard the reports of the three surveyors. None of them " +
 		"agreed with the others about the height of the pass; all agreed that the old bridge would not carry the new engines. It was decided " +
-		"to wait for the results of the summer, and to ask the neighbouring county whether it would share the expense of a second line.\n\n"
+		"to wait for the results of the summer, and to ask the neighbouring county whether it would share the expense of a second line.\\n\\n"
 	text := strings.Repeat(paragraph, size/len(paragraph))
 	return []byte(`{"model":"meta-llama/Llama-3.1-8B-Instruct","messages":[{"role":"user","content":"` + text + `What was decided?"}]}`)
 }

@@ -1,7 +1,10 @@
 package prefix
 
 import (
+	"math/bits"
 	"math/rand/v2"
+	"slices"
+	"sort"
 	"sync"
 )
 
@@ -81,7 +84,7 @@ func (x *Index) Match(hashes []uint64, depth []int32) {
 
 	// The pods that hold block i+1 are among those that hold block i, so equal counts mean the same pods: the walk needs
 	// to look only for the blocks after which the count falls.
-	var steps [64]step
+	var steps [128]step
 	n := 0
 	for i := 0; i < len(hashes); {
 		first := x.lookup(hashes[i])
@@ -132,24 +135,56 @@ func (x *Index) lastAlike(hashes []uint64, i int, first uint32) (int, uint32) {
 	return i, first
 }
 
-// assign writes the depths of steps, which are in order of depth. From the deepest up, each step adds only the pods that stop there; once
-// those are found the rest of the holders needn't be visited.
+// assign writes the depths of steps, which are in order of depth.
 func (x *Index) assign(steps []step, depth []int32) {
+	visits := 0
+	for _, s := range steps {
+		visits += int(x.slab.at(s.holder).holders())
+	}
+	// To look a pod up in one step costs as much as to visit about 3 holders.
+	if len(steps) > 1 && visits > 3*bits.Len(uint(len(steps)))*int(x.slab.at(steps[0].holder).holders()) {
+		x.assignByPod(steps, depth)
+	} else {
+		x.assignByStep(steps, depth)
+	}
+}
+
+// assignByStep goes from the deepest step up. Each step adds only the pods that stop there; once those are found the rest of the holders
+// needn't be visited.
+func (x *Index) assignByStep(steps []step, depth []int32) {
 	deeper := uint32(0)
-	for s := len(steps) - 1; s >= 0; s-- {
-		d := steps[s].depth
-		id := steps[s].holder
-		count := x.slab.at(id).holders()
-		for missing := count - deeper; id != 0 && missing > 0; {
+	for _, s := range slices.Backward(steps) {
+		count := x.slab.at(s.holder).holders()
+		missing := count - deeper
+		for id := s.holder; id != 0 && missing > 0; id = x.slab.at(id).next {
 			pod := x.slab.owner(id)
-			if int(pod) < len(depth) && !x.pods[pod].leaving && depth[pod] < d {
-				depth[pod] = d
+			if x.counts(pod, depth) && depth[pod] < s.depth {
+				depth[pod] = s.depth
 				missing--
 			}
-			id = x.slab.at(id).next
 		}
 		deeper = count
 	}
+}
+
+// assignByPod looks for the step of each pod by halving, which is less where many steps have many holders.
+func (x *Index) assignByPod(steps []step, depth []int32) {
+	for id := steps[0].holder; id != 0; id = x.slab.at(id).next {
+		pod := x.slab.owner(id)
+		if !x.counts(pod, depth) {
+			continue
+		}
+		beyond := sort.Search(len(steps)-1, func(i int) bool {
+			holder := steps[i+1].holder
+			return x.findAmong(holder, pod, x.slab.at(holder).hash()) == 0
+		})
+		depth[pod] = steps[beyond].depth
+	}
+}
+
+// counts says whether a pod is one to match.
+func (x *Index) counts(pod uint32, depth []int32) bool {
+	return int(pod) < len(depth) && !x.pods[pod].leaving
 }
 
 // Add remembers that pod was sent the chain of hashes, which makes them the pod's most recent blocks, the head first. Of a
