@@ -1,6 +1,6 @@
 // Package eds tells Envoy the pool's endpoints, as an endpoint discovery service beside ext_proc.
 //
-// It promises that a change of the pool is on its way to every proxy within a millisecond, as SotW or delta, by a direct
+// It promises that a change of the pool reaches every proxy within milliseconds, as SotW or delta, by a direct
 // or an aggregated stream, and that nothing is said while the pool isn't known yet: a proxy that reconnects to a picker
 // that was just started goes on with what it had. Only ip:port goes out, since one host name among the endpoints makes
 // Envoy refuse them all. A picker serves one pool, so every proxy gets it, under whatever cluster name it asks for.

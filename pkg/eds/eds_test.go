@@ -195,10 +195,11 @@ func BenchmarkPush(b *testing.B) {
 	s.set(addresses...)
 	proxy := openSotW(b, s, Cluster)
 	proxy.next()
-	n := 64
-	for b.Loop() {
-		if n ^= 1; true {
-			s.set(addresses[:n-1]...)
+	for all := false; b.Loop(); all = !all {
+		if all {
+			s.set(addresses...)
+		} else {
+			s.set(addresses[1:]...)
 		}
 		proxy.next()
 	}

@@ -67,7 +67,7 @@ func BenchmarkScrape(b *testing.B) {
 
 func scrapeFor(b *testing.B, address string, span time.Duration) (cpu, clocked time.Duration, pages int64, took time.Duration) {
 	b.Helper()
-	store, err := settings.New(map[string]string{"REFRESH_METRICS_INTERVAL": "50ms", "SCRAPE_BUDGET": "0"}, nil)
+	store, err := settings.New(map[string]string{"REFRESH_METRICS_INTERVAL": "50ms", "SCRAPE_BUDGET": "0", "SCRAPE_TIMEOUT": "30s"}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
