@@ -100,6 +100,9 @@ func (b *body) reserve(n int) {
 	if b.joined != nil && n <= cap(*b.joined) {
 		return
 	}
+	if b.joined != nil {
+		n = max(n, 2*cap(*b.joined))
+	}
 	grown := b.pool.Get(n)
 	*grown = append((*grown)[:0], b.bytes()...)
 	b.free()

@@ -555,10 +555,11 @@ func (t *scriptedTicket) Finish(e routing.End) {
 }
 
 // countingPool counts the buffers that it gave out and did not get back. Not safe for concurrent use.
-type countingPool struct{ out int }
+type countingPool struct{ out, gets int }
 
 func (p *countingPool) Get(n int) *[]byte {
 	p.out++
+	p.gets++
 	b := make([]byte, n, max(n, 2048))
 	return &b
 }

@@ -47,6 +47,12 @@ func newStore(t testing.TB, environment map[string]string) *settings.Store {
 // serve runs s on a loopback port until the test ends and gives a client.
 func serve(t testing.TB, s *Server) (*grpc.Server, extprocv3.ExternalProcessorClient) {
 	t.Helper()
+	g, connection := run(t, s)
+	return g, extprocv3.NewExternalProcessorClient(connection)
+}
+
+func run(t testing.TB, s *Server, options ...grpc.DialOption) (*grpc.Server, *grpc.ClientConn) {
+	t.Helper()
 	g := grpc.NewServer(ServerOptions(nil)...)
 	s.Register(g)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,12 +61,13 @@ func serve(t testing.TB, s *Server) (*grpc.Server, extprocv3.ExternalProcessorCl
 	}
 	go func() { _ = g.Serve(listener) }()
 	t.Cleanup(g.Stop)
-	connection, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(listener.Addr().String(), options...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = connection.Close() })
-	return g, extprocv3.NewExternalProcessorClient(connection)
+	return g, connection
 }
 
 func TestOverGRPC(t *testing.T) {
