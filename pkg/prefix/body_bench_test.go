@@ -158,7 +158,7 @@ func tauBench(b testing.TB) [][]byte {
 	if err != nil {
 		b.Skip("the tau-bench trace isn't here: ", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	unzipped, err := gzip.NewReader(f)
 	if err != nil {
 		b.Fatal(err)

@@ -135,28 +135,24 @@ func (x *Index) lastAlike(hashes []uint64, i int, first uint32) (int, uint32) {
 	return i, first
 }
 
-// assign writes the depths of steps, which are in order of depth.
+// assign writes the depths of steps, which are in order of depth. From the deepest up, each step adds only the pods that stop there; once
+// those are found the rest of the holders needn't be visited. Where that takes too long, because many steps have many holders,
+// the rest is found pod by pod.
 func (x *Index) assign(steps []step, depth []int32) {
-	visits := 0
-	for _, s := range steps {
-		visits += int(x.slab.at(s.holder).holders())
+	if len(steps) == 0 {
+		return
 	}
-	// To look a pod up in one step costs as much as to visit about 3 holders.
-	if len(steps) > 1 && visits > 3*bits.Len(uint(len(steps)))*int(x.slab.at(steps[0].holder).holders()) {
-		x.assignByPod(steps, depth)
-	} else {
-		x.assignByStep(steps, depth)
-	}
-}
-
-// assignByStep goes from the deepest step up. Each step adds only the pods that stop there; once those are found the rest of the holders
-// needn't be visited.
-func (x *Index) assignByStep(steps []step, depth []int32) {
+	visits := int(x.slab.at(steps[0].holder).holders()) * bits.Len(uint(len(steps)))
 	deeper := uint32(0)
-	for _, s := range slices.Backward(steps) {
+	for i, s := range slices.Backward(steps) {
+		if visits < 0 {
+			x.assignByPod(steps[:i+1], depth)
+			return
+		}
 		count := x.slab.at(s.holder).holders()
 		missing := count - deeper
 		for id := s.holder; id != 0 && missing > 0; id = x.slab.at(id).next {
+			visits--
 			pod := x.slab.owner(id)
 			if x.counts(pod, depth) && depth[pod] < s.depth {
 				depth[pod] = s.depth
@@ -167,11 +163,12 @@ func (x *Index) assignByStep(steps []step, depth []int32) {
 	}
 }
 
-// assignByPod looks for the step of each pod by halving, which is less where many steps have many holders.
+// assignByPod is assign by halving for each pod that has no depth beyond these steps.
 func (x *Index) assignByPod(steps []step, depth []int32) {
+	deepest := steps[len(steps)-1].depth
 	for id := steps[0].holder; id != 0; id = x.slab.at(id).next {
 		pod := x.slab.owner(id)
-		if !x.counts(pod, depth) {
+		if !x.counts(pod, depth) || depth[pod] > deepest {
 			continue
 		}
 		beyond := sort.Search(len(steps)-1, func(i int) bool {

@@ -122,21 +122,26 @@ func TestStatsAndMemoryGivenBack(t *testing.T) {
 	}
 }
 
-// Many pods that each leave the chain elsewhere make more steps than Match keeps at a time.
+// Many pods that leave a chain at many depths, in groups of several sizes, added in several orders.
 func TestMatchStaircase(t *testing.T) {
 	const pods = 300
-	x := prefix.New(1000)
-	a := chain(nil, 0, 1, pods)
-	want := make([]int32, pods)
-	for pod := range pods {
-		depth := (pod*7)%pods + 1
-		x.Add(uint32(pod), a[:depth])
-		want[pod] = int32(depth)
+	for _, group := range []int{1, 2, 5, 50} {
+		for _, stride := range []int{1, 7, 299} {
+			x := prefix.New(1000)
+			a := chain(nil, 0, 1, pods)
+			want := make([]int32, pods)
+			for i := range pods {
+				pod := i * stride % pods
+				want[pod] = int32(pod/group*group + 1)
+				x.Add(uint32(pod), a[:want[pod]])
+			}
+			wantMatch(t, x, a, want...)
+			wantMatch(t, x, a, want[:200]...)
+			x.Forget(5)
+			want[5] = 0
+			wantMatch(t, x, a, want...)
+		}
 	}
-	wantMatch(t, x, a, want...)
-	x.Forget(5)
-	want[5] = 0
-	wantMatch(t, x, a, want...)
 }
 
 func TestAnyUseAgreesWithTheSlowIndex(t *testing.T) {
