@@ -420,3 +420,66 @@ func destinationOf(address string) *extprocv3.ProcessingResponse {
 		}},
 	}
 }
+
+// loopWire sends the same message again and again and takes every answer.
+type loopWire struct {
+	next func() mem.BufferSlice
+	left int
+}
+
+func (*loopWire) Context() context.Context { return context.Background() }
+
+func (w *loopWire) RecvMsg(m any) error {
+	if w.left--; w.left < 0 {
+		return io.EOF
+	}
+	return m.(*inbound).decode(w.next())
+}
+
+func (w *loopWire) SendMsg(m any) error {
+	data, err := codec{}.Marshal(m)
+	data.Free()
+	return err
+}
+
+// BenchmarkEvent is one event of a streamed answer in full duplex, from the message's bytes to those of its answer,
+// without grpc: passed on, and passed on with usage read.
+func BenchmarkEvent(b *testing.B) {
+	event := []byte(`data: {"id":"chatcmpl-9f4c1b8e","object":"chat.completion.chunk","created":1767225600,"model":"llama",` +
+		`"choices":[{"index":0,"delta":{"content":" story"},"logprobs":null,"finish_reason":null}]}` + "\n\n")
+	encode := func(m *extprocv3.ProcessingRequest) mem.BufferSlice {
+		encoded, err := proto.Marshal(m)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return mem.BufferSlice{mem.SliceBuffer(encoded)}
+	}
+	messages := conversation(chatBody(1000))
+	answered := encode(&extprocv3.ProcessingRequest{
+		Request: &extprocv3.ProcessingRequest_ResponseHeaders{ResponseHeaders: &extprocv3.HttpHeaders{
+			Headers: headers(":status", "200", "content-type", "text/event-stream"),
+		}},
+	})
+	chunk := encode(&extprocv3.ProcessingRequest{Request: &extprocv3.ProcessingRequest_ResponseBody{
+		ResponseBody: &extprocv3.HttpBody{Body: event},
+	}})
+	for name, path := range map[string]string{"passed": "/v1/other", "read": "/v1/chat/completions"} {
+		b.Run(name, func(b *testing.B) {
+			s := newServer(fixedRouter{to: "10.0.0.1:8000"}, newStore(b, nil), nil)
+			messages[0].GetRequestHeaders().Headers.Headers[1].RawValue = []byte(path)
+			head := []mem.BufferSlice{encode(messages[0]), encode(messages[1]), encode(messages[2]), answered}
+			at := 0
+			w := &loopWire{left: len(head) + b.N, next: func() mem.BufferSlice {
+				if at++; at <= len(head) {
+					return head[at-1]
+				}
+				return chunk
+			}}
+			b.ReportAllocs()
+			b.SetBytes(int64(len(event)))
+			if err := s.process(w); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}

@@ -109,13 +109,15 @@ func (b *body) reserve(n int) {
 	b.joined = grown
 }
 
-// unpin copies the body out of a receive buffer that is much larger than it: a request that waits must not hold what
-// other bytes came in.
+// pinLimit is the length below which a body that has to wait is copied: it may share a frame of 16 KiB with other
+// messages of its stream, and would hold all of that.
+const pinLimit = 8 << 10
+
+// unpin copies a small body out of its receive buffer, for a request that may wait.
 func (b *body) unpin() {
-	if b.whole.buffer == nil || b.whole.buffer.Len() < 2*b.whole.len() {
-		return
+	if n := b.whole.len(); b.whole.buffer != nil && n < pinLimit {
+		b.reserve(n)
 	}
-	b.reserve(b.whole.len())
 }
 
 // bytes gives the body, valid until the next add or free. Nobody may write to it.

@@ -19,7 +19,11 @@ const (
 
 // ServerOptions are the options of a grpc.Server that serves ext_proc, and anything else beside it: the codec of this
 // package's messages, no bound on the size of messages and the number of streams, keepalive, and TLS if security is
-// not nil. Bodies have bounds of their own, which are answered instead of breaking the stream.
+// not nil.
+//
+// Bodies have bounds of their own (MAX_REQUEST_BODY, MAX_BUFFERED), which are answered instead of breaking the stream.
+// grpc hands a message over when it has it whole, so one message that is far above them takes its size in memory until
+// it is answered; how much a proxy puts into one message is bounded there (Envoy's per_connection_buffer_limit_bytes).
 func ServerOptions(security *tls.Config) []grpc.ServerOption {
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),

@@ -229,6 +229,9 @@ func (s *stream) pick(truncated bool) error {
 	if s.head.steer != "" && s.values.ConformanceHeaders {
 		a.Steer = steerTo(a.Steer[:0], s.head.steer)
 	}
+	if s.values.Queueing {
+		s.body.unpin() // before anything looks into it
+	}
 	if s.reads() {
 		if err := s.parsed.Parse(s.kind, s.head.path, s.body.bytes(), truncated); err != nil {
 			return s.refuse(malformed(err, s.body.bytes()))
@@ -251,8 +254,7 @@ func (s *stream) reads() bool {
 	return s.kind != request.Other && s.request == gathering && (s.body.len() > 0 || s.head.post)
 }
 
-// route asks for a pod. Where requests may wait, the wait ends with the stream or when the process goes away, and the
-// body is not left lying in a larger receive buffer meanwhile.
+// route asks for a pod. Where requests may wait, the wait ends with the stream or when the process goes away.
 func (s *stream) route(a *routing.Arrival) *routing.Refusal {
 	if s.ticket == nil {
 		s.ticket = s.server.router.newTicket()

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 
+	"github.com/pilotfish-epp/pilotfish/pkg/request"
 	"github.com/pilotfish-epp/pilotfish/pkg/routing"
 )
 
@@ -20,7 +21,7 @@ func (s *stream) onResponseHeaders(m *inbound) error {
 	}
 	var change *mutation
 	if !m.endOfStream {
-		change = s.sample()
+		change = s.look()
 	}
 	if s.values.ConformanceHeaders {
 		change = s.conform(change, m.served)
@@ -44,28 +45,27 @@ func (s *stream) overtaken() {
 	s.drop()
 }
 
-// sample decides whether usage is read from this response's body. Where bodies don't come by themselves the proxy is
-// asked for them, if it is one that listens: with full duplex configured in either direction it would not, and the
-// answers would break the stream.
-func (s *stream) sample() *mutation {
-	if !s.picked || s.answer.status < 200 || s.answer.status > 299 || s.answer.encoded ||
-		!s.server.draw(s.values.UsageSample) {
+// look decides whether usage is read from this response's body. Reading costs little beside passing the bytes on, so
+// that where bodies come anyway it is always done, save for embeddings, whose long answers tell the prompt's length and
+// nothing else. Where bodies don't come the proxy is asked for those of a sample, if it is one that listens: with full
+// duplex configured in either direction it would not, and the answers would break the stream.
+func (s *stream) look() *mutation {
+	if !s.picked || s.kind == request.Other || s.answer.status < 200 || s.answer.status > 299 || s.answer.encoded {
 		return nil
 	}
-	if s.responseMode != modeNone {
-		s.read()
+	comes := s.responseMode != modeNone
+	if !comes && (!s.described || s.requestMode.fullDuplex()) {
 		return nil
 	}
-	if !s.described || s.requestMode.fullDuplex() {
+	if (!comes || s.kind == request.Embeddings) && !s.server.draw(s.values.UsageSample) {
 		return nil
 	}
-	s.read()
-	return &mutation{override: &modeOverride{requestMode: s.requestMode, responseMode: modeStreamed}}
-}
-
-func (s *stream) read() {
 	s.reading = true
 	s.usage.Reset(s.answer.events)
+	if comes {
+		return nil
+	}
+	return &mutation{override: &modeOverride{requestMode: s.requestMode, responseMode: modeStreamed}}
 }
 
 // conform adds what the conformance tests of the Gateway API Inference Extension look for.
