@@ -155,7 +155,7 @@ func (f *flags) warnings() []string {
 func (f *flags) doubleDashes(args []string) []string {
 	known := pflag.NewFlagSet("", pflag.ContinueOnError)
 	newFlags().addTo(known)
-	out := slices.Clone(args)
+	out := append([]string{}, args...) // never nil: cobra would read the process's own arguments
 	for i, arg := range out {
 		if arg == "--" {
 			break

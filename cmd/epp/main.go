@@ -14,11 +14,23 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// Once the first signal has come, the second has its usual effect: it ends the process at once.
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancel(context.Background())
+	endOnSignals(cancel)
 	if err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "epp:", err)
 		os.Exit(1)
 	}
+}
+
+// endOnSignals calls cancel at the first signal, and gives the second its usual effect: it ends the process at once.
+func endOnSignals(cancel func()) {
+	signals := make(chan os.Signal, 2) // two, so that none is lost
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		second := <-signals
+		signal.Reset()
+		_ = syscall.Kill(os.Getpid(), second.(syscall.Signal)) // one may always send oneself a signal
+	}()
 }

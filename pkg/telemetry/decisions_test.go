@@ -135,19 +135,25 @@ func TestCloseDoesNotWaitForever(t *testing.T) {
 	d.Write(&someDecisions[0]) // after the end: nothing, and no panic
 }
 
-func BenchmarkDecisionOff(b *testing.B) { benchmarkDecision(b, Off) }
-
-func BenchmarkDecisionText(b *testing.B) { benchmarkDecision(b, Text) }
-
-func benchmarkDecision(b *testing.B, form Form) {
+func BenchmarkDecisionOff(b *testing.B) {
 	d := NewDecisions(io.Discard, false, nil)
 	defer d.Close(time.Second)
-	d.SetForm(form)
 	b.ReportAllocs()
 	for b.Loop() {
 		if d.On() {
 			d.Write(&someDecisions[0])
 		}
+	}
+}
+
+// Formatting alone: a loop that writes faster than anyone reads would measure how lines are dropped.
+func BenchmarkDecisionText(b *testing.B) {
+	var lines columns
+	var out bytes.Buffer
+	b.ReportAllocs()
+	for b.Loop() {
+		out.Reset()
+		lines.write(&out, &someDecisions[0], false)
 	}
 }
 
