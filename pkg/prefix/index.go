@@ -211,13 +211,20 @@ func (x *Index) addSome(pod uint32, hashes []uint64, from int) int {
 		}
 	}
 	stop := max(min(from+batch, end, x.capacity), from)
-	if stop > from && x.lookup(hashes[stop-1]) == 0 {
-		x.warm(&x.pods[pod], hashes[from:stop])
-	}
-	for _, h := range hashes[from:stop] {
-		if after = x.touch(pod, h, after); after == 0 {
+	warmed := false
+	for i := from; i < stop; {
+		last, n := x.refresh(pod, hashes[i:stop], after)
+		if n == 0 {
+			if !warmed {
+				x.warm(&x.pods[pod], hashes[i:stop])
+				warmed = true
+			}
+			last, n = x.insert(pod, hashes[i], x.lookup(hashes[i]), after), 1
+		}
+		if last == 0 {
 			return end
 		}
+		after, i = last, i+n
 	}
 	if stop >= x.capacity {
 		return end
@@ -253,28 +260,41 @@ func (x *Index) warm(list *podList, hashes []uint64) {
 	}
 }
 
-// touch puts the block next in age after the block at after (0: newest of all) and returns where it is, or 0 if after was about to be
-// evicted itself.
-func (x *Index) touch(pod uint32, hash uint64, after uint32) uint32 {
+// refresh puts the block hashes[0] next in age after the block at after (0: newest of all), and with it those that follow it in hashes
+// and already stand behind it in order. It returns where the last of them is and how many they are: none if the pod doesn't hold the first.
+func (x *Index) refresh(pod uint32, hashes []uint64, after uint32) (last uint32, n int) {
 	list := &x.pods[pod]
 	behind := list.newest
 	if after != 0 {
 		behind = x.slab.at(after).older
 	}
-	// A chain that was added before mostly still stands in order.
-	if behind != 0 && x.slab.at(behind).has(hash) {
-		return behind
+	// A chain that was added last still stands in its place.
+	if behind != 0 && x.slab.at(behind).has(hashes[0]) {
+		return x.run(behind, hashes, after)
 	}
-	first := x.lookup(hash)
-	id := x.findAmong(first, pod, hash)
-	switch {
-	case id == 0:
-		return x.insert(pod, hash, first, after)
-	case id != after:
-		x.unlinkAge(list, id)
-		x.linkAge(list, id, after)
+	id := x.find(pod, hashes[0])
+	switch id {
+	case 0:
+		return 0, 0
+	case after:
+		return id, 1
 	}
-	return id
+	last, n = x.run(id, hashes, after)
+	x.moveRun(list, id, last, after)
+	return last, n
+}
+
+// run returns the last of the blocks that stand one behind the other from the one at id on as they do in hashes, and how many they are.
+// To look at a neighbour is several times cheaper than to look a block up.
+func (x *Index) run(id uint32, hashes []uint64, after uint32) (last uint32, n int) {
+	for n = 1; n < len(hashes); n++ {
+		older := x.slab.at(id).older
+		if older == 0 || older == after || !x.slab.at(older).has(hashes[n]) {
+			break
+		}
+		id = older
+	}
+	return id, n
 }
 
 // insert adds a block that the pod doesn't hold; first is the first of its holders, or 0.
@@ -435,35 +455,43 @@ func (x *Index) findAmong(first, pod uint32, hash uint64) uint32 {
 
 // linkAge puts a node next in age after the node at after (0: newest of all).
 func (x *Index) linkAge(list *podList, id, after uint32) {
-	node := x.slab.at(id)
-	node.newer = after
-	if after == 0 {
-		node.older = list.newest
-		list.newest = id
-	} else {
-		prior := x.slab.at(after)
-		node.older = prior.older
-		prior.older = id
+	older := list.newest
+	if after != 0 {
+		older = x.slab.at(after).older
 	}
-	if node.older == 0 {
-		list.oldest = id
+	x.join(list, after, id)
+	x.join(list, id, older)
+}
+
+// moveRun puts the nodes from first to last, which stand one behind the other, next in age after the node at after, which is none of
+// them (0: newest of all).
+func (x *Index) moveRun(list *podList, first, last, after uint32) {
+	x.join(list, x.slab.at(first).newer, x.slab.at(last).older)
+	older := list.newest
+	if after != 0 {
+		older = x.slab.at(after).older
+	}
+	x.join(list, after, first)
+	x.join(list, last, older)
+}
+
+// join makes two nodes neighbours in age; 0 in place of one is that end of the list.
+func (x *Index) join(list *podList, newer, older uint32) {
+	if newer == 0 {
+		list.newest = older
 	} else {
-		x.slab.at(node.older).newer = id
+		x.slab.at(newer).older = older
+	}
+	if older == 0 {
+		list.oldest = newer
+	} else {
+		x.slab.at(older).newer = newer
 	}
 }
 
 func (x *Index) unlinkAge(list *podList, id uint32) {
 	node := x.slab.at(id)
-	if node.newer == 0 {
-		list.newest = node.older
-	} else {
-		x.slab.at(node.newer).older = node.older
-	}
-	if node.older == 0 {
-		list.oldest = node.newer
-	} else {
-		x.slab.at(node.older).newer = node.newer
-	}
+	x.join(list, node.newer, node.older)
 }
 
 // unlink takes a node out of every list; its slot stays the pod's.
