@@ -15,28 +15,29 @@ type Report struct {
 	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
 	BlockSize        int     // tokens in a KV block; 0: not said
 	KVTokens         int     // tokens that the KV cache holds, summed over the engines; 0: not said
+	Asleep           bool    // the server says that its engines sleep: it can't serve now
 	MaxAdapters      int     // LoRA adapters that fit at once; 0: not said
 	Adapters         []string
-	Asleep           bool     // the server says that its engines sleep: it can't serve now
 	Started          float64  // start of the server process, Unix seconds; 0: not said
 	Missing          []string // metrics that the runtime is known for and the page had not
 }
 
 // Load is what is known of one pod's work: as reported (up to a scrape interval old) and as counted here (exact, now).
 type Load struct {
-	Report           Report
-	HasReport        bool
-	PageFailures     int // consecutive
-	PageFailingSince time.Time
-	PageError        error
-	Refused          bool // the last page failed since nobody listens on the port of requests
-
+	// What every pick reads of every pod stands together, in three cache lines with the first fields of the report.
 	InFlight        int       // requests sent and not ended
 	Tokens          int       // prompt tokens of those, cached ones included
 	PrefillUntil    time.Time // when the prefill sent so far is estimated to be done
+	PageFailures    int       // consecutive
 	RequestFailures int       // consecutive requests without an answer
-	LastAnswer      time.Time
-	LastFailure     time.Time
+	Refused         bool      // the last page failed since nobody listens on the port of requests
+	HasReport       bool
+	Report          Report
+
+	PageFailingSince time.Time
+	PageError        error
+	LastAnswer       time.Time
+	LastFailure      time.Time
 
 	prefillTotal time.Duration // all prefill ever sent
 }
@@ -59,7 +60,12 @@ func (l *Load) Requests(fresh bool) int {
 func (l *Load) HasAdapter(adapter string) bool { return slices.Contains(l.Report.Adapters, adapter) }
 
 // PrefillQueue is the estimated time until the prefill sent so far is done.
-func (l *Load) PrefillQueue(now time.Time) time.Duration { return max(0, l.PrefillUntil.Sub(now)) }
+func (l *Load) PrefillQueue(now time.Time) time.Duration {
+	if l.PrefillUntil.IsZero() {
+		return 0 // nothing was ever sent; the difference to no time at all takes several times as long
+	}
+	return max(0, l.PrefillUntil.Sub(now))
+}
 
 func (l *Load) join(now time.Time, c Charge) time.Duration {
 	l.InFlight++

@@ -66,7 +66,9 @@ func (c *Cost) Total() float64 { return c.Queue + c.Prefill + c.Decode + c.KV + 
 // prefill (which also holds up everyone running there), and its weight in the steps of the whole batch from then on.
 func (p *Params) Cost(now time.Time, pod *pool.Pod, r *Request) Cost {
 	q := p.ask(now, r)
-	return q.cost(pod)
+	var c Cost
+	q.cost(pod, &c)
+	return c
 }
 
 // question is what of the cost is the same for every pod.
@@ -83,45 +85,50 @@ func (p *Params) ask(now time.Time, r *Request) question {
 	return question{Params: p, now: now, r: r, tokens: tokens, full: p.Engine.Prefill(tokens, 0)}
 }
 
-func (q *question) cost(pod *pool.Pod) Cost {
+// cost fills c, which spares copying it for every pod.
+func (q *question) cost(pod *pool.Pod, c *Cost) {
 	e, l := &q.Engine, pod.Load
 	fresh := l.Fresh(q.now, q.Staleness)
 
-	var c Cost
-	c.Running = float64(l.Requests(fresh))
-	own := q.full
+	// Plain variables, since a struct of this size would be kept in memory: this runs for every pod.
+	running := float64(l.Requests(fresh))
+	own, cached := q.full, 0.0
 	if q.Prefix {
-		if c.Cached = q.r.Cached(pod); c.Cached > 0 {
-			own -= q.PrefixWeight * (q.full - e.Prefill(q.tokens, c.Cached))
+		if cached = q.r.Cached(pod); cached > 0 {
+			own -= q.PrefixWeight * (q.full - e.Prefill(q.tokens, cached))
 		}
 	}
-	crowd := 1 + e.Contention*c.Running
-	c.Prefill = own * crowd
-	c.Saved = (q.full - own) * crowd
+	crowd := 1 + e.Contention*running
 
-	c.Queue = float64(l.PrefillQueue(q.now)) / float64(time.Millisecond)
+	queue := float64(l.PrefillQueue(q.now)) / float64(time.Millisecond)
 	if fresh && l.Report.Waiting > 0 {
 		// Requests that the pod itself holds back, ours or others', wait for what this one would wait for.
-		c.Queue = max(c.Queue, float64(l.Report.Waiting)*e.Prefill(meanTokens(l, q.tokens), 0))
+		queue = max(queue, float64(l.Report.Waiting)*e.Prefill(meanTokens(l, q.tokens), 0))
 	}
-	c.Queue *= q.QueueWeight
 
 	capacity := e.KVTokens
-	c.Context = float64(l.Tokens)
+	context := float64(l.Tokens)
 	if fresh {
 		if l.Report.KVTokens > 0 {
 			capacity = float64(l.Report.KVTokens)
 		}
-		c.Context = max(c.Context, l.Report.KVUsage*capacity)
+		context = max(context, l.Report.KVUsage*capacity)
 	}
-	c.Decode = e.Output * (e.PerSequence*c.Running + e.PerContext*c.Context)
-	if over := c.Context + q.tokens - c.Cached + e.Output - capacity; over > 0 {
-		c.KV = q.KVWeight * e.Prefill(over, 0) * crowd
+	kv := 0.0
+	if over := context + q.tokens - cached + e.Output - capacity; over > 0 {
+		kv = q.KVWeight * e.Prefill(over, 0) * crowd
 	}
+	adapter := 0.0
 	if q.r.Adapter != "" {
-		c.Adapter = adapterCost(e, l, q.r.Adapter)
+		adapter = adapterCost(e, l, q.r.Adapter)
 	}
-	return c
+	c.Queue = queue * q.QueueWeight
+	c.Prefill = own * crowd
+	c.Decode = e.Output * (e.PerSequence*running + e.PerContext*context)
+	c.KV = kv
+	c.Adapter = adapter
+	c.Saved = (q.full - own) * crowd
+	c.Cached, c.Running, c.Context = cached, running, context
 }
 
 // meanTokens guesses the prompt of a request that waits at the pod: the mean of those under way from here, or else one

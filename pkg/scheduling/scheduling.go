@@ -68,7 +68,7 @@ type candidate struct {
 	pod   *pool.Pod
 	class class
 	total float64
-	draw  uint64
+	tie   uint64 // order among equals
 }
 
 // before orders candidates: class, then cost, then an order of the pods that each draw shuffles anew.
@@ -79,7 +79,7 @@ func (c *candidate) before(d *candidate) bool {
 	if c.total != d.total {
 		return c.total < d.total
 	}
-	return mix(c.draw, c.pod.ID) < mix(d.draw, d.pod.ID)
+	return c.tie < d.tie
 }
 
 // Choose picks up to 1+fallbacks pods out of pods, in order. It says false when no pod is allowed.
@@ -87,14 +87,15 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 	p.best = p.best[:0]
 	q := params.ask(now, r)
 	compared := 0
+	var cost Cost
 	var onTrial, loadOnly candidate // loadOnly: the winner if nothing were cached
 	for _, pod := range pods {
 		if r.HasSubset && !slices.Contains(r.Subset, pod.Address) {
 			continue
 		}
 		compared++
-		cost := q.cost(pod)
-		c := candidate{pod: pod, class: classify(now, pod.Load), total: cost.Total(), draw: r.Draw}
+		q.cost(pod, &cost)
+		c := candidate{pod: pod, class: classify(now, pod.Load), total: cost.Total(), tie: mix(r.Draw, pod.ID)}
 		p.insert(c, 1+fallbacks)
 		if c.class == trial && (onTrial.pod == nil || c.before(&onTrial)) {
 			onTrial = c
@@ -115,7 +116,7 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 		p.order = append(p.order, p.best[i].pod)
 	}
 	first := &p.best[0]
-	cost := q.cost(first.pod)
+	q.cost(first.pod, &cost)
 	return Pick{Pods: p.order, Cost: cost, Candidates: compared, Reason: explain(first, &cost, loadOnly.pod, compared, r)}, true
 }
 
