@@ -35,7 +35,7 @@ func (c class) String() string { return [...]string{"healthy", "trial", "suspect
 func classify(now time.Time, l *pool.Load) class {
 	pageDown := l.PageFailures >= pageTries
 	switch {
-	case l.Refused:
+	case l.Refused, l.Report.Asleep:
 		return setAside
 	case !pageDown && l.RequestFailures == 0:
 		return healthy

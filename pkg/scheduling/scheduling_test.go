@@ -115,6 +115,10 @@ func TestPicks(t *testing.T) {
 			pods: fleet(pool.Load{Refused: true, PageFailures: 1}, reported(0, 5, .5), reported(1, 9, .9)),
 		},
 		{
+			name: "an engine that sleeps gets nothing", want: "b: load",
+			pods: fleet(with(reported(0, 0, 0), func(l *pool.Load) { l.Report.Asleep = true }), reported(0, 5, .5)),
+		},
+		{
 			name: "a page that fails puts a pod on trial, with healthy fallbacks", fallbacks: 2, want: "a c d: trial",
 			pods: fleet(with(pool.Load{}, down), with(pool.Load{Tokens: 9}, down), reported(0, 5, .5), reported(0, 6, .5)),
 		},
