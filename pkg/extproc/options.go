@@ -17,6 +17,18 @@ const (
 	keepaliveMinimum = time.Second
 )
 
+// streamWorkers is how many goroutines stay between streams. A new goroutine's stack is copied two or three times until
+// it has the size that a stream needs: a tenth of the CPU of a stream with a small body. When all are busy, as with
+// long answers, a stream gets a goroutine of its own as ever.
+const streamWorkers = 32
+
+// Windows of flow control. They are fixed, which saves the pings that estimate them, and large enough for a whole prompt;
+// what a stream that nobody reads can pile up is bounded by its own.
+const (
+	streamWindow     = 1 << 20
+	connectionWindow = 4 << 20
+)
+
 // ServerOptions are the options of a grpc.Server that serves ext_proc, and anything else beside it: the codec of this
 // package's messages, no bound on the size of messages and the number of streams, keepalive, and TLS if security is
 // not nil.
@@ -30,6 +42,9 @@ func ServerOptions(security *tls.Config) []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(math.MaxInt32),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connectionWindow),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinimum, PermitWithoutStream: true}),
 	}
