@@ -101,7 +101,7 @@ func (o EnvoyOptions) args(file string) []string {
 	}
 	args := []string{
 		"-c", file, "--log-level", level,
-		"--disable-hot-restart", // it would keep a second Envoy from starting on this machine
+		"--disable-hot-restart",             // it would keep a second Envoy from starting on this machine
 		"--file-flush-interval-msec", "200", // of the access log; the default of 10 s is long for who waits for a line
 	}
 	if o.Concurrency > 0 {
