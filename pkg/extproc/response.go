@@ -48,9 +48,11 @@ func (s *stream) overtaken() {
 // look decides whether usage is read from this response's body. Reading costs little beside passing the bytes on, so
 // that where bodies come anyway it is always done, save for embeddings, whose long answers tell the prompt's length and
 // nothing else. Where bodies don't come the proxy is asked for those of a sample, if it is one that listens: with full
-// duplex configured in either direction it would not, and the answers would break the stream.
+// duplex configured in either direction it would not, and the answers would break the stream. A share of 0 turns all of
+// it off.
 func (s *stream) look() *mutation {
-	if !s.picked || s.kind == request.Other || s.answer.status < 200 || s.answer.status > 299 || s.answer.encoded {
+	if !s.picked || s.kind == request.Other || s.values.UsageSample == 0 ||
+		s.answer.status < 200 || s.answer.status > 299 || s.answer.encoded {
 		return nil
 	}
 	comes := s.responseMode != modeNone
