@@ -147,6 +147,8 @@ func (s *stream) endOf(halfClosed bool) routing.End {
 	case s.response == awaitingResponse && halfClosed && !s.described && s.request == requestOver:
 		// Some proxies ask for a pod and nothing else: they close their side and read the answer.
 		return routing.Unfollowed
+	case s.server.stopping.Err() != nil:
+		return routing.ShuttingDown
 	}
 	return routing.ClientGone
 }
