@@ -14,6 +14,7 @@ type Params struct {
 	QueueWeight  float64 // scales the wait behind what is queued
 	KVWeight     float64 // scales the delay by and of a full KV cache
 	PrefixWeight float64 // scales what a cached prefix saves
+	Beyond       float64 // share 0..1 of a prompt behind the hashed blocks that is taken as cached where all of those are
 
 	Engine Engine
 }
@@ -36,7 +37,7 @@ type Engine struct {
 func DefaultEngine() Engine {
 	return Engine{
 		Base: 6.5, PerToken: 0.0200, PerPair: 8.4e-7, PerSequence: 0.025, PerContext: 5.2e-5,
-		Output: 300, Contention: 0.25, KVTokens: 400_000, AdapterLoad: 200, AdapterSwap: 1000,
+		Output: 100, Contention: 0.25, KVTokens: 400_000, AdapterLoad: 200, AdapterSwap: 1000,
 	}
 }
 
@@ -94,7 +95,7 @@ func (q *question) cost(pod *pool.Pod, c *Cost) {
 	running := float64(l.Requests(fresh))
 	own, cached := q.full, 0.0
 	if q.Prefix {
-		if cached = q.r.Cached(pod); cached > 0 {
+		if cached = q.r.Cached(pod, q.Beyond); cached > 0 {
 			own -= q.PrefixWeight * (q.full - e.Prefill(q.tokens, cached))
 		}
 	}

@@ -19,18 +19,25 @@ type Request struct {
 	Tokens    int     // estimated prompt tokens
 	Depth     []int32 // by pod ID: leading blocks of the prompt that the pod is thought to have cached
 	PerBlock  float64 // tokens in one block
+	Window    int32   // blocks that were hashed of a prompt that goes on behind them; 0: it was hashed to its end
 	Adapter   string  // model name when some pod lists it as a LoRA adapter; empty: none does
 	Subset    []netip.AddrPort
 	HasSubset bool   // only addresses in Subset may be picked
 	Draw      uint64 // randomness that breaks ties
 }
 
-// Cached is the estimated number of prompt tokens that pod has cached. The last token is always computed.
-func (r *Request) Cached(pod *pool.Pod) float64 {
+// Cached is the estimated number of prompt tokens that pod has cached. Of a prompt that is longer than what was hashed
+// of it, and all of that matches, the share beyond of the rest is taken as cached too. The last token is always computed.
+func (r *Request) Cached(pod *pool.Pod, beyond float64) float64 {
 	if int(pod.ID) >= len(r.Depth) {
 		return 0
 	}
-	return min(float64(r.Depth[pod.ID])*r.PerBlock, float64(max(0, r.Tokens-1)))
+	depth := r.Depth[pod.ID]
+	cached := float64(depth) * r.PerBlock
+	if depth > 0 && depth == r.Window {
+		cached += beyond * (float64(r.Tokens) - cached)
+	}
+	return max(0, min(cached, float64(r.Tokens-1)))
 }
 
 // Reason says why a pod was picked: the one word that explains it best.

@@ -39,7 +39,7 @@ func with(l pool.Load, change func(*pool.Load)) pool.Load {
 func strategy(prefix bool) *Params {
 	return &Params{
 		Prefix: prefix, Staleness: 200 * time.Millisecond,
-		QueueWeight: 1, KVWeight: 1, PrefixWeight: 1, Engine: DefaultEngine(),
+		QueueWeight: 1, KVWeight: 1, PrefixWeight: 1, Beyond: 0.8, Engine: DefaultEngine(),
 	}
 }
 
@@ -75,6 +75,16 @@ func TestPicks(t *testing.T) {
 			name: "a cached prefix attracts", prefix: true, want: "c: prefix",
 			pods:    fleet(reported(0, 2, .1), reported(0, 2, .1), reported(0, 4, .11)),
 			request: Request{Tokens: 8000, PerBlock: 16, Depth: []int32{0, 0, 400}},
+		},
+		{
+			name: "a window that matches whole tells of more", prefix: true, want: "b: prefix",
+			pods:    fleet(reported(0, 2, .1), reported(0, 4, .11)),
+			request: Request{Tokens: 20_000, PerBlock: 16, Depth: []int32{0, 16}, Window: 16},
+		},
+		{
+			name: "one that matches in part tells of itself alone", prefix: true, want: "a: load",
+			pods:    fleet(reported(0, 2, .1), reported(0, 4, .11)),
+			request: Request{Tokens: 20_000, PerBlock: 16, Depth: []int32{0, 15}, Window: 16},
 		},
 		{
 			name: "DEFAULT knows no prefixes", want: "a: load",
