@@ -29,11 +29,12 @@ help: ## Say what there is to do
 
 .PHONY: build
 build: go ## Build the picker, bin/epp, and the bench tool, bin/bench
+	@[ -d $(BIN) ] || echo 'building; the first time takes a minute or two ...'
 	@go build -o $(BIN)/ ./cmd/epp ./bench
 
 .PHONY: run
 run: build ## Run four simulated model servers, the picker and Envoy, until Ctrl-C
-	@exec $(BIN)/bench run
+	@ENVOY=$$(hack/fetch-envoy.sh); export ENVOY; exec $(BIN)/bench run
 
 .PHONY: test
 test: lint vet unit race fuzz e2e ## Everything: lint, unit, race, fuzz for some seconds, end to end through Envoy
