@@ -243,6 +243,7 @@ func (c *client) ask(body []byte, stream bool) error {
 	if err != nil {
 		return err
 	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end already, or the connection is given up
 	buf := bytes.NewBuffer(c.got[:0])
 	_, err = io.Copy(buf, resp.Body)
 	c.got = buf.Bytes()

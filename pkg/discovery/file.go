@@ -147,7 +147,7 @@ func (f *File) follow(ctx context.Context) {
 				since = time.Now()
 			}
 			written.Reset(min(settle, max(0, patient*settle-time.Since(since))))
-		case <-f.watchErrors():
+		case <-f.watchErrors(): //nolint:errcheck // whatever went wrong, reading again mends it
 			written.Reset(settle)
 		case <-written.C:
 			since = time.Time{}

@@ -8,6 +8,7 @@ import (
 // A Kind is the API that a request's path belongs to, which decides where its body holds the prompt.
 type Kind uint8
 
+// The kinds, by the server whose API it is.
 const (
 	Other          Kind = iota // not an inference API that is known here: the body isn't read
 	Chat                       // OpenAI …/chat/completions

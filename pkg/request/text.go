@@ -76,7 +76,8 @@ func decode(dst, src []byte) (out []byte, used int) {
 		if n+utf8.UTFMax > len(buf) {
 			break
 		}
-		r, size := rune(-1), 0
+		var r rune
+		var size int
 		if c == '\\' {
 			r, size = unescape(src[i:])
 		} else {

@@ -48,6 +48,7 @@ const (
 // End says how a stream came to its end.
 type End uint8
 
+// The ends of a stream.
 const (
 	Completed    End = iota // the answer was seen to its end, or there was nothing more to see
 	ClientGone              // the proxy cancelled before the answer had ended

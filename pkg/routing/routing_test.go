@@ -271,6 +271,17 @@ func TestSteeringGoesInTheOrderAsked(t *testing.T) {
 	}
 }
 
+func TestSteeringToAnyPortOfAnAddress(t *testing.T) {
+	b := newBench(t, 3, nil)
+	a := chat(t, "m", "x")
+	a.Steer = []netip.AddrPort{netip.AddrPortFrom(address(1).Addr(), 0)}
+	ticket := b.route(t, a)
+	defer ticket.Finish(Completed)
+	if ticket.Destination() != address(1).String() {
+		t.Errorf("destination %q, want %q", ticket.Destination(), address(1))
+	}
+}
+
 func TestRewriteNamesTheTarget(t *testing.T) {
 	b := newBench(t, 1, nil)
 	a := chat(t, "asked", "x")

@@ -90,12 +90,15 @@ func (t *Ticket) window() int32 {
 	return int32(hashed)
 }
 
-// steer obeys a request that names its pods; those that are not in the pool are passed over.
+// steer obeys a request that names its pods; those that are not in the pool are passed over. Port 0 stands for every
+// pod at the address.
 func (t *Ticket) steer(s *pool.Snapshot, to []netip.AddrPort) (pool.Charge, bool) {
 	t.picked = t.picked[:0]
 	for _, address := range to {
-		if pod := s.At(address); pod != nil {
-			t.picked = append(t.picked, pod)
+		for _, pod := range s.Pods {
+			if pod.Address == address || address.Port() == 0 && pod.Address.Addr() == address.Addr() {
+				t.picked = append(t.picked, pod)
+			}
 		}
 	}
 	if len(t.picked) == 0 {

@@ -113,7 +113,7 @@ func (q *question) cost(pod *pool.Pod, c *Cost) {
 		if l.Report.KVTokens > 0 {
 			capacity = float64(l.Report.KVTokens)
 		}
-		context = max(context, l.Report.KVUsage*capacity)
+		context = max(context, l.Report.KVUsage*capacity*stillThere(l, running))
 	}
 	kv := 0.0
 	if over := context + q.tokens - cached + e.Output - capacity; over > 0 {
@@ -130,6 +130,16 @@ func (q *question) cost(pod *pool.Pod, c *Cost) {
 	c.Adapter = adapter
 	c.Saved = (q.full - own) * crowd
 	c.Cached, c.Running, c.Context = cached, running, context
+}
+
+// stillThere is the share of what the report says to lie in the KV cache that is left now that as few as running requests
+// are there: what ended since frees its part.
+func stillThere(l *pool.Load, running float64) float64 {
+	reported := float64(l.Report.Waiting + l.Report.Running)
+	if running >= reported {
+		return 1
+	}
+	return running / reported
 }
 
 // meanTokens guesses the prompt of a request that waits at the pod: the mean of those under way from here, or else one

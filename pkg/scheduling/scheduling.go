@@ -43,6 +43,7 @@ func (r *Request) Cached(pod *pool.Pod, beyond float64) float64 {
 // Reason says why a pod was picked: the one word that explains it best.
 type Reason uint8
 
+// The reasons, from the usual to the rare.
 const (
 	ByLoad    Reason = iota // it had the lowest cost by its load
 	ByPrefix                // its cached prefix decided: by load alone another would have won

@@ -68,6 +68,10 @@ func TestPicks(t *testing.T) {
 			pods: fleet(with(reported(0, 0, 0), func(l *pool.Load) { l.InFlight = 8 }), reported(0, 4, 0)),
 		},
 		{
+			name: "what ended since the report counts no more, in the cache neither", want: "a: load",
+			pods: fleet(with(reported(0, 2, .2), func(l *pool.Load) { l.Report.InFlight = 2 }), reported(0, 1, .1)),
+		},
+		{
 			name: "a queue of prefill repels", request: Request{Tokens: 500}, want: "b: load",
 			pods: fleet(with(reported(0, 1, 0), func(l *pool.Load) { l.PrefillUntil = now.Add(time.Second) }), reported(0, 3, 0)),
 		},

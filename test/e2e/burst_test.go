@@ -29,7 +29,7 @@ func TestThreeThousandAtOnce(t *testing.T) {
 			}()
 			eventually(t, answerLimit, "all to be under way", func() error {
 				if n, err := inFlight(s.picker()); err != nil || n != clients {
-					return fmt.Errorf("the picker counts %d of %d under way (%v)", n, clients, err)
+					return fmt.Errorf("the picker counts %d of %d under way (%s)", n, clients, fmt.Sprint(err))
 				}
 				return nil
 			})

@@ -211,7 +211,7 @@ func TestGracefulShutdown(t *testing.T) {
 			}
 			eventually(t, answerLimit, "all answers to be under way", func() error {
 				if n, err := inFlight(s.picker()); err != nil || n != streams {
-					return fmt.Errorf("%d, %v", n, err)
+					return fmt.Errorf("%d under way (%s)", n, fmt.Sprint(err))
 				}
 				return nil
 			})

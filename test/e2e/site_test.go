@@ -142,18 +142,6 @@ func (s *site) url() string { return "http://" + s.envoy.Gateway.String() }
 // do sends a request to the gateway.
 func (s *site) do(r call) *answer { return do(context.Background(), s.client, s.url(), r) }
 
-// engineNamed gives an engine by the name that its answers carry.
-func (s *site) engineNamed(t *testing.T, name string) *engine {
-	t.Helper()
-	for _, e := range s.engines {
-		if e.Name() == name {
-			return e
-		}
-	}
-	t.Fatalf("no engine is named %q", name)
-	return nil
-}
-
 // logAll writes the end of every process's output to the test's log, and the requests that went wrong at Envoy.
 func (s *site) logAll(t *testing.T) {
 	t.Helper()
