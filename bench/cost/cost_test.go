@@ -220,14 +220,15 @@ func TestEveryVariantTakesEachPlaceInTheRounds(t *testing.T) {
 }
 
 func TestBenchmarksAreReadAndAddedUp(t *testing.T) {
-	r := readBenchmarks([]byte(`goos: linux
+	r := results{}
+	r.read([]byte(`goos: linux
 BenchmarkMatch/pods=256/blocks=128-2         	  100	      4000 ns/op	       0 B/op	       0 allocs/op
 BenchmarkMatch/pods=256/blocks=128-2         	  100	      6000 ns/op	       0 B/op	       0 allocs/op
 BenchmarkChoose/pods=256-2                   	  100	      9000 ns/op	       0 B/op	       0 allocs/op
 BenchmarkChoose/pods=256-2                   	  100	      7000 ns/op	       0 B/op	       0 allocs/op
 PASS
 `))
-	p := part{name: "pick", unit: "µs", names: []string{"Match/pods=256/blocks=128", "Choose/pods=256"}, metric: "ns/op", scale: 1e-3, limit: 12}
+	p := part{name: "pick", unit: "µs", terms: []term{{"Match/pods=256/blocks=128", "ns/op"}, {"Choose/pods=256", "ns/op"}}, scale: 1e-3, limit: 12}
 	f, err := p.figure(r)
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +236,7 @@ PASS
 	if f.Value.Min != 13 || f.Value.Max != 13 || f.Budget.Met {
 		t.Errorf("got %v, budget %v; want 13 and missed", f.Value, f.Budget)
 	}
-	p.names = append(p.names, "Gone")
+	p.terms = append(p.terms, term{"Gone", "ns/op"})
 	if _, err := p.figure(r); err == nil || !strings.Contains(err.Error(), "BenchmarkGone") {
 		t.Errorf("a benchmark that is gone gave %v", err)
 	}

@@ -12,36 +12,61 @@ import (
 	"github.com/pilotfish-epp/pilotfish/bench/stack"
 )
 
-// partsPackages have the benchmarks, and partsPattern names those that are wanted.
-var partsPackages = [...]string{"./pkg/prefix", "./pkg/scheduling"}
-
-const partsPattern = "^(BenchmarkParseHash|BenchmarkMatch|BenchmarkChoose|BenchmarkMemory)$"
+// partsRuns are the invocations of `go test -bench`. The benchmarks of pkg/prefix print CPU time beside time on the wall.
+var partsRuns = [...]struct{ pkg, pattern, benchtime string }{
+	{"./pkg/prefix", "^BenchmarkParseHash$/^(1KB|8KB|64KB|64KB-prose|64KB-128-blocks)$", "300ms"},
+	{"./pkg/prefix", "^BenchmarkMatch$/^pods=256$", "200ms"},
+	{"./pkg/prefix", "^BenchmarkMemory$/^blocks=25000$/^distinct$/^index$", "1x"},
+	{"./pkg/scheduling", "^BenchmarkChoose$/^pods=256$", "300ms"},
+}
 
 // part is a figure that is made from the benchmarks' results.
 type part struct {
 	name, unit string
-	names      []string // of benchmarks, without "Benchmark"; what they say is added up
-	metric     string   // in Go's words
-	scale      float64  // from the metric to the unit
+	terms      []term  // what they say is added up
+	scale      float64 // from the metric to the unit
 	limit      float64
 	atLeast    bool
 }
 
+// term is one metric of one benchmark, without "Benchmark" and in Go's words.
+type term struct{ name, metric string }
+
 var partsWanted = [...]part{
-	{name: "parse and hash a 1 KB chat body, every byte", unit: "MB/s", names: []string{"ParseHash/1KB"}, metric: "MB/s", scale: 1},
-	{name: "parse and hash an 8 KB chat body, every byte", unit: "MB/s", names: []string{"ParseHash/8KB"}, metric: "MB/s", scale: 1},
-	{name: "parse and hash a 64 KB chat body, every byte", unit: "MB/s", names: []string{"ParseHash/64KB"}, metric: "MB/s", scale: 1, limit: 1000, atLeast: true},
-	{name: "its allocations", unit: "bytes", names: []string{"ParseHash/64KB"}, metric: "B/op", scale: 1},
-	{name: "pick among 256 pods, 128 blocks: match and choose", unit: "µs", names: []string{"Match/pods=256/blocks=128", "Choose/pods=256"}, metric: "ns/op", scale: 1e-3, limit: 20},
-	{name: "pick among 256 pods, 8,192 blocks: match and choose", unit: "µs", names: []string{"Match/pods=256/blocks=8192", "Choose/pods=256"}, metric: "ns/op", scale: 1e-3, limit: 200},
-	{name: "prefix index, memory of one (pod, block)", unit: "bytes", names: []string{"Memory/index"}, metric: "B/block", scale: 1, limit: 64},
+	parseHash("1 KB chat body, every byte", "1KB", 0),
+	parseHash("8 KB chat body, every byte", "8KB", 0),
+	parseHash("64 KB chat body, window of 128 blocks (the default)", "64KB-128-blocks", 1),
+	parseHash("64 KB of prose, every byte", "64KB-prose", 1),
+	parseHash("64 KB of code, JSON and markup, every byte", "64KB", 0),
+	{name: "parse and hash 64 KB: allocated", unit: "bytes", terms: []term{{"ParseHash/64KB-128-blocks", "B/op"}}, scale: 1},
+	pickOf("128 blocks, a quarter of the pods has all", "blocks=128/quarter", 20),
+	pickOf("128 blocks, every pod has another part", "blocks=128/staircase", 0),
+	pickOf("8,192 blocks, a quarter of the pods has all", "blocks=8192/quarter", 200),
+	pickOf("8,192 blocks, every pod has another part", "blocks=8192/staircase", 200),
+	{name: "prefix index: memory of one (pod, block)", unit: "bytes", terms: []term{{"Memory/blocks=25000/distinct/index", "B/block"}}, scale: 1, limit: indexBudget},
+}
+
+func parseHash(what, benchmark string, atLeast float64) part {
+	return part{
+		name: "parse and hash: " + what, unit: "GB/CPU-s", terms: []term{{"ParseHash/" + benchmark, "cpu-GB/s"}},
+		scale: 1, limit: atLeast, atLeast: true,
+	}
+}
+
+func pickOf(what, benchmark string, limit float64) part {
+	return part{
+		name: "match and choose among 256 pods: " + what, unit: "µs",
+		terms: []term{{"Match/pods=256/" + benchmark, "cpu-ns/op"}, {"Choose/pods=256", "ns/op"}},
+		scale: 1e-3, limit: limit,
+	}
 }
 
 // parts runs Go benchmarks and takes figures out of what they print.
 func (b *bench) parts(ctx context.Context, out *Section) error {
 	out.Title = "parts, by their Go benchmarks"
-	out.Conditions = []string{"go test -run '^$' -bench '" + partsPattern + "' " + strings.Join(partsPackages[:], " ")}
-	b.progress("parts: go test -bench")
+	for _, run := range partsRuns {
+		out.Conditions = append(out.Conditions, fmt.Sprintf("go test -run '^$' -bench '%s' -benchtime %s %s", run.pattern, run.benchtime, run.pkg))
+	}
 	results, err := b.goBench(ctx)
 	if err != nil {
 		return err
@@ -63,10 +88,10 @@ type results map[string]map[string][]float64
 
 func (p *part) figure(r results) (Figure, error) {
 	var sum []float64
-	for _, name := range p.names {
-		values := r[name][p.metric]
+	for _, t := range p.terms {
+		values := r[t.name][t.metric]
 		if len(values) == 0 {
-			return Figure{}, fmt.Errorf("no benchmark printed %s of Benchmark%s", p.metric, name)
+			return Figure{}, fmt.Errorf("no benchmark printed %s of Benchmark%s", t.metric, t.name)
 		}
 		if sum == nil {
 			sum = make([]float64, len(values))
@@ -91,25 +116,25 @@ func (b *bench) goBench(ctx context.Context) (results, error) {
 	if err != nil {
 		return nil, err
 	}
-	each := "500ms"
-	if b.Quick {
-		each = "50ms"
+	found := results{}
+	for _, run := range partsRuns {
+		b.progress("parts: %s %s", run.pkg, run.pattern)
+		args := []string{"test", "-run", "^$", "-bench", run.pattern, "-benchmem", "-benchtime", run.benchtime, "-count", strconv.Itoa(b.Rounds), run.pkg}
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir = root
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, text)
+		}
+		found.read(text)
 	}
-	args := []string{"test", "-run", "^$", "-bench", partsPattern, "-benchmem", "-benchtime", each, "-count", strconv.Itoa(b.Rounds)}
-	cmd := exec.CommandContext(ctx, "go", append(args, partsPackages[:]...)...)
-	cmd.Dir = root
-	text, err := cmd.CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, text)
-	}
-	return readBenchmarks(text), nil
+	return found, nil
 }
 
-// readBenchmarks reads lines as `go test -bench` prints them:
+// read takes in lines as `go test -bench` prints them:
 //
 //	BenchmarkParseHash/64KB-2   	   41025	     29219 ns/op	2243.05 MB/s	       0 B/op
-func readBenchmarks(text []byte) results {
-	found := results{}
+func (found results) read(text []byte) {
 	for line := range bytes.Lines(text) {
 		f := strings.Fields(string(line))
 		if len(f) < 4 || !strings.HasPrefix(f[0], "Benchmark") {
@@ -128,5 +153,4 @@ func readBenchmarks(text []byte) results {
 			}
 		}
 	}
-	return found
 }

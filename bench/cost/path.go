@@ -36,7 +36,7 @@ type errand struct {
 }
 
 var errands = [...]errand{
-	{name: "1 KB, 128-event SSE answer", kb: 1, stream: true, requests: 256, conns: 32, budget: leanSSEBudget},
+	{name: "1 KB, 128-event SSE answer", kb: 1, stream: true, requests: 768, conns: 128, budget: leanSSEBudget},
 	{name: "8 KB, short JSON answer", kb: 8, requests: 4000, conns: 16, budget: leanJSONBudget},
 }
 
@@ -48,6 +48,8 @@ type route struct {
 	server  *stack.Process // nil: Envoy alone
 	bare    *route         // the reference of one with a picker
 
+	budgeted bool // its ratio has a budget
+
 	whole, proxy, behind [len(errands)][]float64 // CPU-µs a request, by errand: sum, Envoy, ext_proc server
 }
 
@@ -56,7 +58,7 @@ func (b *bench) path(ctx context.Context, out *Section) error {
 	out.Title = "CPU of Envoy and the ext_proc server for one request, HTTP/1.1"
 	out.Conditions = []string{
 		"profiles of deploy/envoy, plaintext to the ext_proc server, endpoints static; client and pods are not counted",
-		fmt.Sprintf("SSE: 1 KB request, %d events %v apart, 32 connections; JSON: 8 KB request, 400-byte answer, 16 connections", events, eventGap),
+		fmt.Sprintf("SSE: 1 KB request, %d events %v apart, 128 connections; JSON: 8 KB request, 400-byte answer, 16 connections", events, eventGap),
 		fmt.Sprintf("bare: ext_proc server with grpc-go and go-control-plane's types that names a pod in turn (lean) and sends all back (full duplex); %d pods", pathPods),
 		"picker: PREFIX_CACHE, DESTINATION_FALLBACKS=2, all else by default: pages of 40 KB read every 200 ms, usage of 5 % of the answers",
 	}
@@ -88,6 +90,10 @@ func (b *bench) routes(ctx context.Context, s *stack.Stack) ([]*route, error) {
 	if err != nil {
 		return nil, err
 	}
+	silent, err := b.startPicker(ctx, s, "picker-no-sample", pods.addrs, "DESTINATION_FALLBACKS=2", "USAGE_SAMPLE=0")
+	if err != nil {
+		return nil, err
+	}
 	alone := &route{name: "Envoy alone", profile: "lean"}
 	leanBare := &route{name: "lean, bare", profile: "lean", server: bare.Process}
 	duplexBare := &route{name: "full duplex, bare", profile: "full-duplex", server: bare.Process}
@@ -99,8 +105,11 @@ func (b *bench) routes(ctx context.Context, s *stack.Stack) ([]*route, error) {
 	}
 	for i, r := range routes {
 		server := bare.addrs[0]
-		if r.bare != nil {
+		switch r.server {
+		case picker.Process:
 			server = picker.GRPC
+		case silent.Process:
+			server = silent.GRPC
 		}
 		o := stack.EnvoyOptions{
 			Name: fmt.Sprintf("envoy-%d", i), Profile: r.profile, Pickers: []netip.AddrPort{server}, Plaintext: true, Pods: pods.addrs,
@@ -173,7 +182,7 @@ func pathFigures(routes []*route) []Figure {
 			}
 			if r.bare != nil {
 				f.against(r.bare.name, r.whole[i], r.bare.whole[i])
-				if r.profile == "lean" {
+				if r.budgeted {
 					f.limitRatio(e.budget)
 				}
 			}

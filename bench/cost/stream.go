@@ -13,7 +13,7 @@ import (
 )
 
 // streamSizes are the bodies of the stream section: KB of a chat body, and streams of it in each turn.
-var streamSizes = [...]struct{ kb, streams int }{{1, 8000}, {8, 6000}, {64, 2500}}
+var streamSizes = [...]struct{ kb, streams int }{{1, 16000}, {8, 12000}, {64, 5000}}
 
 // streamPods are the sizes of the pools. The budgets hold for budgetPods, and for the growth from the first to the last.
 var streamPods = [...]int{8, 64, 256}
