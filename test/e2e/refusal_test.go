@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -355,3 +356,39 @@ func TestMetricsPagesAreOdd(t *testing.T) {
 	}
 	s.wantIdle(t)
 }
+
+// A body in a million chunks arrives like any other.
+func TestMillionChunks(t *testing.T) {
+	for _, profile := range []string{lean, fullDuplex} {
+		t.Run(profile, func(t *testing.T) {
+			t.Parallel()
+			only := newMirror(t, "mirror")
+			s := newSite(t, plan{profile: profile, others: []stack.Endpoint{stack.At("mirror", only.address)}, env: []string{"ROUTING_STRATEGY=PREFIX_CACHE"}})
+			body := chat{prompt: text("bit by bit", 2_000_000)}.body()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url()+chatPath, &sips{bytes.NewReader(body), 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := startLoad(t, s.url(), 2, func(client, n int) call { return chat{prompt: fmt.Sprint(client, n)}.call() })
+			resp, err := s.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = resp.Body.Close() }()
+			a := &answer{status: resp.StatusCode, header: resp.Header}
+			a.body, a.err = io.ReadAll(resp.Body)
+			a.sighted(t).wantSame(t, body)
+			wantNoFailure(t, l.stop())
+			s.wantIdle(t)
+			s.wantNoBypass(t)
+		})
+	}
+}
+
+// sips gives a few bytes at each reading, which Go's HTTP client sends as a chunk each.
+type sips struct {
+	of   io.Reader
+	most int
+}
+
+func (s *sips) Read(p []byte) (int, error) { return s.of.Read(p[:min(len(p), s.most)]) }
