@@ -48,8 +48,9 @@ func (s *stream) overtaken() {
 // look decides whether usage is read from this response's body. Reading costs little beside passing the bytes on, so
 // that where bodies come anyway it is always done, save for embeddings, whose long answers tell the prompt's length and
 // nothing else. Where bodies don't come the proxy is asked for those of a sample, if it is one that listens: with full
-// duplex configured in either direction it would not, and the answers would break the stream. A share of 0 turns all of
-// it off.
+// duplex configured in either direction it would not, and the answers would break the stream. Of streamed answers one at
+// a time is asked for, unless all are: each event is a message and a wake-up of its own, so that one of them costs as much
+// as thirty that pass unseen. A share of 0 turns all of it off.
 func (s *stream) look() *mutation {
 	if !s.picked || s.kind == request.Other || s.values.UsageSample == 0 ||
 		s.answer.status < 200 || s.answer.status > 299 || s.answer.encoded {
@@ -61,6 +62,12 @@ func (s *stream) look() *mutation {
 	}
 	if (!comes || s.kind == request.Embeddings) && !s.server.draw(s.values.UsageSample) {
 		return nil
+	}
+	if !comes && s.answer.events && s.values.UsageSample < 1 {
+		if !s.server.opened.CompareAndSwap(false, true) {
+			return nil
+		}
+		s.opened = true
 	}
 	s.reading = true
 	s.usage.Reset(s.answer.events)

@@ -42,6 +42,7 @@ var update = flag.Bool("update", false, "rewrite the transcripts in testdata")
 //	refuse STATUS CODE    the router refuses
 //	panic WHERE           the router panics: in route or in responded
 //	sample                every draw says yes
+//	opened                another stream's answer in events is being looked at
 //	held BYTES            other streams hold so many bytes of bodies
 //	pieces                messages come in buffers of 7 bytes
 //
@@ -91,6 +92,7 @@ func play(t *testing.T, script string) string {
 	s := newServer(w.router, store, slog.New(slog.DiscardHandler))
 	s.draw = func(float64) bool { return w.sampled }
 	s.buffered.Store(w.held)
+	s.opened.Store(w.opened)
 	pool := &countingPool{}
 	st := &stream{server: s, body: body{pool: pool}}
 	whole, err := s.guarded(st, w)
@@ -104,6 +106,9 @@ func play(t *testing.T, script string) string {
 	}
 	if n := w.pool.out + pool.out; n != 0 {
 		t.Errorf("%d pooled buffers are still held at the end", n)
+	}
+	if s.opened.Load() != w.opened {
+		t.Errorf("at the end an answer is being looked at: %v, expected %v", s.opened.Load(), w.opened)
 	}
 	if held := s.buffered.Load() - w.held; held != 0 {
 		t.Errorf("%d bytes are still counted as held at the end", held)
@@ -119,6 +124,7 @@ type scriptedWire struct {
 	transcript  strings.Builder
 	environment map[string]string
 	router      *scriptedRouter
+	opened      bool
 	sampled     bool
 	held        int64
 	pieces      bool
@@ -185,6 +191,8 @@ func (w *scriptedWire) scene() {
 			w.held, _ = strconv.ParseInt(words[1], 10, 64)
 		case "sample":
 			w.sampled = true
+		case "opened":
+			w.opened = true
 		case "pieces":
 			w.pieces = true
 		default:

@@ -100,6 +100,7 @@ type exchange struct {
 	response responsePhase
 	answer   responseHead
 	reading  bool // usage is read from the response body
+	opened   bool // and this stream holds server.opened for it
 	first    bool // the first content was reported
 }
 
@@ -164,6 +165,10 @@ func (s *stream) finish(e routing.End) {
 	if s.picked {
 		s.picked = false
 		s.ticket.Finish(e)
+	}
+	if s.opened {
+		s.opened = false
+		s.server.opened.Store(false)
 	}
 	s.drop()
 }

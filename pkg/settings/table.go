@@ -75,7 +75,7 @@ var table = []definition{
 		"Endpoints named after the first for the gateway's retries; leave 0 for gateways that take a single address"),
 	number("USAGE_SAMPLE", "share", 0.05, 0, 1,
 		func(v *Values) *float64 { return &v.UsageSample },
-		"Share of responses whose bodies are read for token usage where the gateway leaves the choice; 1 reads all"),
+		"Share of responses whose bodies are read for token usage where the gateway leaves the choice, of streamed ones at most one at a time; 1 reads all"),
 	choice("RESPONSE_PROCESSING", []string{ResponseFull, ResponseNone},
 		func(v *Values) *string { return &v.ResponseProcessing },
 		"`none` leaves the stream after the request where the gateway streams everything; completions are then estimated"),
