@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -99,7 +100,13 @@ func TestAdminPages(t *testing.T) {
 		t.Errorf("epp settings --url: %v: %s", err, asked)
 	}
 
-	m := metricsOf(t, s.picker())
+	var m metrics
+	eventually(t, answerLimit, "the pods' pages to be read", func() error {
+		if m = metricsOf(t, s.picker()); len(m["inference_pool_average_queue_size"].GetMetric()) == 0 {
+			return errors.New("no averages yet")
+		}
+		return nil
+	})
 	for _, name := range []string{
 		"inference_model_request_total", "inference_model_request_duration_seconds", "inference_model_request_sizes",
 		"inference_model_running_requests", "inference_pool_ready_pods", "inference_pool_average_queue_size",
