@@ -271,6 +271,27 @@ func TestSteeringGoesInTheOrderAsked(t *testing.T) {
 	}
 }
 
+func TestSteeringStaysWithinTheSubset(t *testing.T) {
+	b := newBench(t, 3, nil)
+	a := chat(t, "m", "x")
+	a.Steer = []netip.AddrPort{address(2), address(0)}
+	a.HasSubset, a.Subset = true, []netip.AddrPort{address(0), address(1)}
+	ticket := b.route(t, a)
+	defer ticket.Finish(Completed)
+	if ticket.Destination() != address(0).String() {
+		t.Errorf("destination %q, want the one that is asked for and allowed, %v", ticket.Destination(), address(0))
+	}
+}
+
+// Blocks can be turned off, and then requests without a body come through all the same.
+func TestNoBlocksAndNoBody(t *testing.T) {
+	for _, strategy := range []string{"DEFAULT", "PREFIX_CACHE"} {
+		b := newBench(t, 2, map[string]string{"ROUTING_STRATEGY": strategy, "PREFIX_CACHE_MAX_PREFIX_BLOCKS": "0"})
+		b.route(t, &Arrival{}).Finish(Completed)
+		b.route(t, chat(t, "m", "hello")).Finish(Completed)
+	}
+}
+
 func TestSteeringToAnyPortOfAnAddress(t *testing.T) {
 	b := newBench(t, 3, nil)
 	a := chat(t, "m", "x")

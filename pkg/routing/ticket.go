@@ -60,10 +60,10 @@ func (t *Ticket) begin(r *Router, a *Arrival, v *settings.Values) {
 // Choose implements pool.Chooser: it runs while the pool stands still.
 func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 	a, v := t.arrival, t.values
-	if len(a.Steer) > 0 {
-		return t.steer(s, a.Steer)
-	}
 	t.params = params(v)
+	if len(a.Steer) > 0 {
+		return t.steer(s, a)
+	}
 	t.question = scheduling.Request{
 		Tokens: t.tokens, Depth: t.depth, PerBlock: float64(v.PrefixCacheHashBlockSize) / bytesPerToken, Window: t.window(),
 		Adapter: adapterOf(s, t.target), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
@@ -84,18 +84,21 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 // window is the number of blocks that were hashed of a prompt that goes on behind them, or 0.
 func (t *Ticket) window() int32 {
 	hashed := t.values.PrefixCacheMaxPrefixBlocks
-	if len(t.hashes) < hashed || t.arrival.Body.PromptBytes <= hashed*t.values.PrefixCacheHashBlockSize {
+	if len(t.hashes) == 0 || len(t.hashes) < hashed || t.arrival.Body.PromptBytes <= hashed*t.values.PrefixCacheHashBlockSize {
 		return 0
 	}
 	return int32(hashed)
 }
 
-// steer obeys a request that names its pods; those that are not in the pool are passed over. Port 0 stands for every
-// pod at the address.
-func (t *Ticket) steer(s *pool.Snapshot, to []netip.AddrPort) (pool.Charge, bool) {
+// steer obeys a request that names its pods; those that are not in the pool, or that the gateway doesn't allow, are
+// passed over. Port 0 stands for every pod at the address.
+func (t *Ticket) steer(s *pool.Snapshot, a *Arrival) (pool.Charge, bool) {
 	t.picked = t.picked[:0]
-	for _, address := range to {
+	for _, address := range a.Steer {
 		for _, pod := range s.Pods {
+			if a.HasSubset && !slices.Contains(a.Subset, pod.Address) {
+				continue
+			}
 			if pod.Address == address || address.Port() == 0 && pod.Address.Addr() == address.Addr() {
 				t.picked = append(t.picked, pod)
 			}
