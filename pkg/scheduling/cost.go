@@ -124,11 +124,14 @@ func (q *question) cost(pod *pool.Pod, c *Cost) {
 		adapter = adapterCost(e, l, q.r.Adapter)
 	}
 	c.Queue = queue * q.QueueWeight
-	c.Prefill = own * crowd
+	c.Prefill = own
+	if own > 0 { // a prefix weight above 1 may make it a bonus, which must not grow with the crowd
+		c.Prefill *= crowd
+	}
 	c.Decode = e.Output * (e.PerSequence*running + e.PerContext*context)
 	c.KV = kv
 	c.Adapter = adapter
-	c.Saved = (q.full - own) * crowd
+	c.Saved = q.full*crowd - c.Prefill
 	c.Cached, c.Running, c.Context = cached, running, context
 }
 

@@ -238,6 +238,18 @@ func TestWeightsScaleTheirTerms(t *testing.T) {
 	}
 }
 
+// A weight above 1 makes a cached prefix more than free. That must not draw requests to the busiest of its pods.
+func TestPrefixWeightAboveOneDoesNotHerd(t *testing.T) {
+	params := strategy(true)
+	params.PrefixWeight = 3
+	pods := fleet(reported(0, 30, .1), reported(0, 0, .1), reported(0, 0, .1))
+	r := Request{Tokens: 8000, PerBlock: 16, Depth: []int32{450, 450, 0}}
+	var p Picker
+	if pick, _ := p.Choose(now, pods, &r, params, 2); names(pick) != "b a c" || pick.Reason != ByPrefix {
+		t.Errorf("order %s by %v; want b a c by prefix: of two pods with the prefix the idle one", names(pick), pick.Reason)
+	}
+}
+
 // BenchmarkChoose measures one decision: costs of all pods, the best three in order. The budget for 256 pods with their
 // prefix match is 20 µs.
 func BenchmarkChoose(b *testing.B) {
