@@ -241,10 +241,11 @@ func (s *stream) pick(truncated bool) error {
 	if a.BodyBytes = s.body.len(); a.BodyBytes == 0 {
 		a.BodyBytes = int(max(0, s.head.contentLength))
 	}
+	s.picked = true // from here on the ticket may hold a pod, also if something panics before it is known here
 	if refusal := s.route(a); refusal != nil {
+		s.picked = false
 		return s.refuse(refusal)
 	}
-	s.picked = true
 	return nil
 }
 

@@ -506,6 +506,7 @@ func (r *scriptedRouter) route(_ context.Context, a *routing.Arrival, t ticket) 
 	}
 	r.say("%s", text)
 	if r.panics == "route" {
+		*t.(*scriptedTicket) = scriptedTicket{router: r}
 		panic("no way")
 	}
 	if r.refusal != nil {
