@@ -34,6 +34,7 @@ type Load struct {
 	HasReport       bool
 	Report          Report
 
+	Begun            int // requests in flight whose answer has begun
 	PageFailingSince time.Time
 	PageError        error
 	LastAnswer       time.Time
@@ -55,6 +56,9 @@ func (l *Load) Requests(fresh bool) int {
 	}
 	return max(l.InFlight, l.Report.Waiting+l.Report.Running+l.InFlight-l.Report.InFlight)
 }
+
+// Unanswered is the number of requests in flight of which nothing has come back.
+func (l *Load) Unanswered() int { return l.InFlight - l.Begun }
 
 // HasAdapter says whether the pod reported adapter as loaded or about to be.
 func (l *Load) HasAdapter(adapter string) bool { return slices.Contains(l.Report.Adapters, adapter) }
@@ -78,8 +82,11 @@ func (l *Load) join(now time.Time, c Charge) time.Duration {
 	return l.prefillTotal
 }
 
-func (l *Load) leave(c Charge) {
+func (l *Load) leave(c Charge, begun bool) {
 	l.InFlight--
+	if begun {
+		l.Begun--
+	}
 	l.Tokens -= c.Tokens
 }
 

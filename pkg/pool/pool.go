@@ -64,6 +64,7 @@ type Charge struct {
 type Lease struct {
 	charge Charge
 	mark   time.Duration // the pod's prefill total after this request joined
+	begun  bool          // its answer has begun
 }
 
 // Pod gives the pod that holds the request, or nil.
@@ -198,9 +199,20 @@ func (p *Pool) Move(now time.Time, l *Lease, to *Pod) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.charge.Pod.Load.leave(l.charge)
-	l.charge.Pod = to
+	l.charge.Pod.Load.leave(l.charge, l.begun)
+	l.charge.Pod, l.begun = to, false
 	l.mark = to.Load.join(now, l.charge)
+}
+
+// Begun says that the request's answer, of whatever status, has begun: it is no longer one that may wait in vain.
+func (p *Pool) Begun(l *Lease) {
+	if l.charge.Pod == nil || l.begun {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.begun = true
+	l.charge.Pod.Load.Begun++
 }
 
 // Started says that the request's first token came: its prefill, and all that was sent to the pod before it, is done.
@@ -220,7 +232,7 @@ func (p *Pool) Release(l *Lease) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.charge.Pod.Load.leave(l.charge)
+	l.charge.Pod.Load.leave(l.charge, l.begun)
 	*l = Lease{}
 }
 

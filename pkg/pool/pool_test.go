@@ -190,6 +190,30 @@ func TestRestartIsSeenInTheStartTime(t *testing.T) {
 	}
 }
 
+func TestAnswersThatHaveBegunAreCountedWhereTheyAre(t *testing.T) {
+	p := twoPods(t)
+	var lease, other Lease
+	p.Assign(t0, onlyA{}, &lease)
+	p.Assign(t0, onlyA{}, &other)
+	p.Begun(&lease)
+	p.Begun(&lease)
+	if l := p.load(t, "a"); l.InFlight != 2 || l.Unanswered() != 1 {
+		t.Errorf("%d in flight, %d unanswered; want 2 and 1", l.InFlight, l.Unanswered())
+	}
+	p.Move(t0, &lease, p.Snapshot().Pods[1])
+	if a, b := p.load(t, "a"), p.load(t, "b"); a.Unanswered() != 1 || b.Unanswered() != 1 {
+		t.Errorf("after a move: unanswered a %d, b %d; want 1 and 1", a.Unanswered(), b.Unanswered())
+	}
+	p.Begun(&lease)
+	p.Release(&lease)
+	p.Release(&other)
+	for _, name := range []string{"a", "b"} {
+		if l := p.load(t, name); l.InFlight != 0 || l.Begun != 0 {
+			t.Errorf("%s keeps %d in flight, %d begun", name, l.InFlight, l.Begun)
+		}
+	}
+}
+
 func TestFallbackMovesTheCount(t *testing.T) {
 	p := twoPods(t)
 	var lease Lease

@@ -198,6 +198,35 @@ func TestUnansweredRequestsSetAPodAside(t *testing.T) {
 	}
 }
 
+// When no page can be read any more while long answers stream everywhere, the load stays spread.
+func TestPagesThatAllFailWhileAnswersStream(t *testing.T) {
+	b := newBench(t, 8, nil)
+	stream := func() string {
+		ticket := b.route(t, chat(t, "m", "hello"))
+		ticket.Responded(200, netip.AddrPort{}, true)
+		return ticket.Destination()
+	}
+	for range 80 {
+		stream()
+	}
+	b.now = b.now.Add(time.Second)
+	for _, pod := range b.pool.Snapshot().Pods {
+		for range 3 {
+			b.pool.ReportFailed(pod, b.now, context.DeadlineExceeded)
+		}
+	}
+	sent := map[string]int{}
+	for range 80 {
+		b.now = b.now.Add(50 * time.Millisecond)
+		sent[stream()]++
+	}
+	for pod, n := range sent {
+		if len(sent) != 8 || n > 12 {
+			t.Fatalf("%d of 80 requests went to %s: %v", n, pod, sent)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name string

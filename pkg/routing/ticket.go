@@ -180,6 +180,7 @@ func (t *Ticket) Responded(status int, served netip.AddrPort, streaming bool) {
 	if served.IsValid() && served != pod.Address {
 		pod = t.fellBack(now, served)
 	}
+	p.Begun(&t.lease)
 	switch {
 	case pod == nil: // an address that the pool no longer has
 	case unanswered(status):

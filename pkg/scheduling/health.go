@@ -31,7 +31,8 @@ const (
 func (c class) String() string { return [...]string{"healthy", "trial", "suspect", "set aside"}[c] }
 
 // classify ranks a pod. A page that can't be read doesn't stop traffic as long as requests are answered; requests that
-// go unanswered set a pod aside, the first one already where its page fails too.
+// go unanswered set a pod aside, the first one already where its page fails too. Answers that have begun don't keep a pod
+// from its trial: they may take minutes, and tell nothing until then.
 func classify(now time.Time, l *pool.Load) class {
 	pageDown := l.PageFailures >= pageTries
 	switch {
@@ -45,11 +46,11 @@ func classify(now time.Time, l *pool.Load) class {
 		return suspect
 	case l.RequestFailures == 0 && l.LastAnswer.After(l.PageFailingSince):
 		return healthy // only its page is away
-	case l.RequestFailures == 0 && l.InFlight == 0:
+	case l.RequestFailures == 0 && l.Unanswered() == 0:
 		return trial
 	case l.RequestFailures == 0:
 		return suspect
-	case l.InFlight == 0 && now.Sub(l.LastFailure) >= retryAfter<<min(l.RequestFailures-1, retryDoublings):
+	case l.Unanswered() == 0 && now.Sub(l.LastFailure) >= retryAfter<<min(l.RequestFailures-1, retryDoublings):
 		return trial
 	default:
 		return setAside

@@ -141,6 +141,10 @@ func TestPicks(t *testing.T) {
 			pods: fleet(with(pool.Load{InFlight: 1}, down), reported(0, 5, .5)),
 		},
 		{
+			name: "answers under way don't keep it from one", want: "a: trial",
+			pods: fleet(with(pool.Load{InFlight: 9, Begun: 9}, down), reported(0, 5, .5)),
+		},
+		{
 			name: "a pod that answers needs no page", want: "a: load",
 			pods: fleet(with(pool.Load{InFlight: 1, LastAnswer: now}, down), reported(0, 5, .5)),
 		},
@@ -169,6 +173,15 @@ func TestPicks(t *testing.T) {
 			name: "and after a while it is tried again", want: "a: trial",
 			pods: fleet(
 				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = requestTries, now.Add(-time.Minute) }),
+				reported(0, 5, .5),
+			),
+		},
+		{
+			name: "however many answers are under way there", want: "a: trial",
+			pods: fleet(
+				with(reported(0, 5, 0), func(l *pool.Load) {
+					l.RequestFailures, l.LastFailure, l.InFlight, l.Begun = requestTries, now.Add(-time.Minute), 5, 5
+				}),
 				reported(0, 5, .5),
 			),
 		},
