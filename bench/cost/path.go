@@ -99,7 +99,8 @@ func (b *bench) routes(ctx context.Context, s *stack.Stack) ([]*route, error) {
 	duplexBare := &route{name: "full duplex, bare", profile: "full-duplex", server: bare.Process}
 	routes := []*route{
 		alone, leanBare,
-		{name: "lean, picker", profile: "lean", server: picker.Process, bare: leanBare},
+		{name: "lean, picker", profile: "lean", server: picker.Process, bare: leanBare, budgeted: true},
+		{name: "lean, picker, USAGE_SAMPLE=0", profile: "lean", server: silent.Process, bare: leanBare},
 		duplexBare,
 		{name: "full duplex, picker", profile: "full-duplex", server: picker.Process, bare: duplexBare},
 	}
