@@ -29,6 +29,7 @@ type requestHead struct {
 	objective, fairness, rewrite string
 	contentLength                int64 // -1: not said
 	encoded                      bool  // the body is compressed
+	foreign                      bool  // the body says to be something that is not JSON
 	post                         bool
 	steer                        string
 	control                      []string // names of control headers that must not go on to the engine
@@ -99,9 +100,19 @@ func (h *requestHead) readContent(name, value []byte) {
 		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil && n >= 0 && h.contentLength < 0 {
 			h.contentLength = n
 		}
+	case "content-type":
+		h.foreign = !mayBeJSON(value)
 	case "content-encoding":
 		h.encoded = isEncoded(value)
 	}
+}
+
+// mayBeJSON says whether a body of this content-type is worth a look. Besides those that say so, many clients send JSON
+// as text, or as the form that curl takes everything for.
+func mayBeJSON(contentType []byte) bool {
+	t := bytes.ToLower(contentType)
+	return len(t) == 0 || bytes.Contains(t, []byte("json")) || bytes.HasPrefix(t, []byte("text/")) ||
+		bytes.HasPrefix(t, []byte("application/x-www-form-urlencoded"))
 }
 
 func (h *requestHead) readExtension(name, value []byte) {

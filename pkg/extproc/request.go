@@ -21,7 +21,7 @@ func (s *stream) onRequestHeaders(m *inbound) error {
 	}
 	s.head.read(m.headers)
 	s.kind = request.KindOf(s.head.path)
-	if s.head.encoded {
+	if s.head.encoded || s.head.foreign {
 		s.kind = request.Other // nothing to be read in there
 	}
 	switch {

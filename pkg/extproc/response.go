@@ -3,6 +3,7 @@ package extproc
 import (
 	"math/rand/v2"
 	"net/netip"
+	"time"
 
 	"github.com/pilotfish-epp/pilotfish/pkg/request"
 	"github.com/pilotfish-epp/pilotfish/pkg/routing"
@@ -63,11 +64,8 @@ func (s *stream) look() *mutation {
 	if (!comes || s.kind == request.Embeddings) && !s.server.draw(s.values.UsageSample) {
 		return nil
 	}
-	if !comes && s.answer.events && s.values.UsageSample < 1 {
-		if !s.server.opened.CompareAndSwap(false, true) {
-			return nil
-		}
-		s.opened = true
+	if !comes && s.answer.events && s.values.UsageSample < 1 && !s.open(time.Now().UnixNano()) {
+		return nil
 	}
 	s.reading = true
 	s.usage.Reset(s.answer.events)
@@ -75,6 +73,19 @@ func (s *stream) look() *mutation {
 		return nil
 	}
 	return &mutation{override: &modeOverride{requestMode: s.requestMode, responseMode: modeStreamed}}
+}
+
+// openLimit is how long an answer that is looked at keeps others from it: one that never ends shall not.
+const openLimit = int64(30 * time.Second)
+
+// open takes the place of the one streamed answer that is looked at, if it is free or was taken long ago.
+func (s *stream) open(now int64) bool {
+	since := s.server.opened.Load()
+	if since != 0 && now-since < openLimit || !s.server.opened.CompareAndSwap(since, now) {
+		return false
+	}
+	s.opened = now
+	return true
 }
 
 // conform adds what the conformance tests of the Gateway API Inference Extension look for.

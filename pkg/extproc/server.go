@@ -36,7 +36,7 @@ type Server struct {
 	buffers  *bufferPool
 	buffered atomic.Int64 // bytes of request bodies held now
 	counters counters
-	opened   atomic.Bool // a streamed answer that would pass unseen is being looked at
+	opened   atomic.Int64 // since when a streamed answer that would pass unseen is being looked at, Unix nanoseconds; 0: none is
 
 	stopping context.Context
 	stop     context.CancelFunc

@@ -99,9 +99,9 @@ type exchange struct {
 
 	response responsePhase
 	answer   responseHead
-	reading  bool // usage is read from the response body
-	opened   bool // and this stream holds server.opened for it
-	first    bool // the first content was reported
+	reading  bool  // usage is read from the response body
+	opened   int64 // and this stream has set server.opened to this for it
+	first    bool  // the first content was reported
 }
 
 // run takes the stream from its first message to its end. It returns the gRPC status: nil unless a message could not be
@@ -166,9 +166,9 @@ func (s *stream) finish(e routing.End) {
 		s.picked = false
 		s.ticket.Finish(e)
 	}
-	if s.opened {
-		s.opened = false
-		s.server.opened.Store(false)
+	if s.opened != 0 {
+		s.server.opened.CompareAndSwap(s.opened, 0)
+		s.opened = 0
 	}
 	s.drop()
 }

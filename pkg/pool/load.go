@@ -40,6 +40,8 @@ type Load struct {
 	LastAnswer       time.Time
 	LastFailure      time.Time
 
+	PrefillPending time.Duration // estimated prefill of the requests in flight: more can't be queued
+
 	prefillTotal time.Duration // all prefill ever sent
 }
 
@@ -68,17 +70,15 @@ func (l *Load) PrefillQueue(now time.Time) time.Duration {
 	if l.PrefillUntil.IsZero() {
 		return 0 // nothing was ever sent; the difference to no time at all takes several times as long
 	}
-	return max(0, l.PrefillUntil.Sub(now))
+	return max(0, min(l.PrefillUntil.Sub(now), l.PrefillPending))
 }
 
 func (l *Load) join(now time.Time, c Charge) time.Duration {
 	l.InFlight++
 	l.Tokens += c.Tokens
-	if l.PrefillUntil.Before(now) {
-		l.PrefillUntil = now
-	}
-	l.PrefillUntil = l.PrefillUntil.Add(c.Prefill)
+	l.PrefillUntil = now.Add(l.PrefillQueue(now) + c.Prefill)
 	l.prefillTotal += c.Prefill
+	l.PrefillPending += c.Prefill
 	return l.prefillTotal
 }
 
@@ -88,6 +88,7 @@ func (l *Load) leave(c Charge, begun bool) {
 		l.Begun--
 	}
 	l.Tokens -= c.Tokens
+	l.PrefillPending -= c.Prefill
 }
 
 // prefilled corrects the estimate: what was sent up to mark is done, so at most the rest is still to do.

@@ -268,3 +268,21 @@ func TestFreshness(t *testing.T) {
 		}
 	}
 }
+
+func TestQueueIsNeverLongerThanWhatIsInFlight(t *testing.T) {
+	p := New()
+	p.Set(t0, []Endpoint{endpoint("a", "127.0.0.1:1")})
+	for range 1000 { // each ends at once, faster than estimated, and nobody says so
+		var l Lease
+		p.Assign(t0, least{tokens: 100}, &l)
+		p.Release(&l)
+	}
+	if l := p.load(t, "a"); l.PrefillQueue(t0) != 0 {
+		t.Errorf("queue %v with nothing in flight", l.PrefillQueue(t0))
+	}
+	var l Lease
+	p.Assign(t0, least{tokens: 100}, &l)
+	if l := p.load(t, "a"); l.PrefillQueue(t0) != 100*time.Millisecond {
+		t.Errorf("queue %v with one in flight, want its 100ms", l.PrefillQueue(t0))
+	}
+}

@@ -254,6 +254,10 @@ func (t *Ticket) Finish(e End) {
 	t.close()
 }
 
+// patience is how long a client must have waited in vain for its leaving to say something of the pod. A proxy that was
+// told not to show responses leaves sooner, and says nothing.
+const patience = 2 * time.Second
+
 func (t *Ticket) release(now time.Time, e End) {
 	p := t.router.pool
 	switch {
@@ -263,17 +267,22 @@ func (t *Ticket) release(now time.Time, e End) {
 	case e == Completed:
 		p.Started(now, &t.lease) // whether or not its first token was seen
 	case e == ClientGone && t.outcome.Status == 0:
-		p.GaveUp(now, t.lease.Pod())
+		if now.Sub(t.arrived) >= patience {
+			p.GaveUp(now, t.lease.Pod())
+		}
 	}
 	p.Release(&t.lease)
 }
+
+// queueLimit bounds the wait that releaseLater believes in: estimates that are never put right would feed on themselves.
+const queueLimit = 10_000 // milliseconds
 
 // releaseLater frees the pod when the answer is estimated to have ended, since nobody will tell.
 func (t *Ticket) releaseLater() {
 	e := &t.params.Engine
 	cost := t.pick.Cost
 	step := e.Base + e.PerSequence*float64(1+cost.Running) + e.PerContext*cost.Context
-	after := time.Duration((cost.Queue + cost.Prefill + e.Output*step) * float64(time.Millisecond))
+	after := time.Duration((min(cost.Queue, queueLimit) + cost.Prefill + e.Output*step) * float64(time.Millisecond))
 	lease, p := t.lease, t.router.pool
 	t.lease = pool.Lease{}
 	time.AfterFunc(after, func() { p.Release(&lease) })

@@ -36,6 +36,11 @@ func with(l pool.Load, change func(*pool.Load)) pool.Load {
 	return l
 }
 
+// queued gives a pod prefill to do for so long.
+func queued(d time.Duration) func(*pool.Load) {
+	return func(l *pool.Load) { l.PrefillUntil, l.PrefillPending = now.Add(d), d }
+}
+
 func strategy(prefix bool) *Params {
 	return &Params{
 		Prefix: prefix, Staleness: 200 * time.Millisecond,
@@ -73,7 +78,7 @@ func TestPicks(t *testing.T) {
 		},
 		{
 			name: "a queue of prefill repels", request: Request{Tokens: 500}, want: "b: load",
-			pods: fleet(with(reported(0, 1, 0), func(l *pool.Load) { l.PrefillUntil = now.Add(time.Second) }), reported(0, 3, 0)),
+			pods: fleet(with(reported(0, 1, 0), queued(time.Second)), reported(0, 3, 0)),
 		},
 		{
 			name: "a cached prefix attracts", prefix: true, want: "c: prefix",
@@ -97,7 +102,7 @@ func TestPicks(t *testing.T) {
 		},
 		{
 			name: "but not at any price", prefix: true, want: "a: load",
-			pods:    fleet(reported(0, 2, .1), with(reported(0, 4, .2), func(l *pool.Load) { l.PrefillUntil = now.Add(10 * time.Second) })),
+			pods:    fleet(reported(0, 2, .1), with(reported(0, 4, .2), queued(10*time.Second))),
 			request: Request{Tokens: 8000, PerBlock: 16, Depth: []int32{0, 400}},
 		},
 		{
@@ -230,7 +235,7 @@ func TestTiesSpreadByTheDrawAlone(t *testing.T) {
 }
 
 func TestWeightsScaleTheirTerms(t *testing.T) {
-	load := with(reported(3, 4, .999), func(l *pool.Load) { l.PrefillUntil = now.Add(100 * time.Millisecond) })
+	load := with(reported(3, 4, .999), queued(100*time.Millisecond))
 	r := Request{Tokens: 4000, PerBlock: 16, Depth: []int32{100}}
 	full := strategy(true).Cost(now, fleet(load)[0], &r)
 	for _, c := range []struct {
