@@ -33,6 +33,7 @@ type plan struct {
 	pickers int                 // default 1
 	env     []string            // settings of the pickers, KEY=value
 	mutate  func(stack.Config) error
+	workers int // threads of Envoy, default 2
 
 	// endpoints writes the endpoints file, if it is to be a special one, and gives its path.
 	endpoints func(content []byte) string
@@ -115,9 +116,13 @@ func (s *site) startEnvoy(ctx context.Context, t *testing.T, p plan) {
 	if profile == "" {
 		profile = lean
 	}
+	workers := p.workers
+	if workers == 0 {
+		workers = 2
+	}
 	var err error
 	s.envoy, err = s.Envoy(ctx, stack.EnvoyOptions{
-		Profile: profile, Pickers: pickers, Concurrency: 2, Mutate: p.mutate,
+		Profile: profile, Pickers: pickers, Concurrency: workers, Mutate: p.mutate,
 		AccessLog: filepath.Join(s.Dir(), "access.log"),
 	})
 	if err != nil {
