@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,6 +240,51 @@ PASS
 	p.terms = append(p.terms, term{"Gone", "ns/op"})
 	if _, err := p.figure(r); err == nil || !strings.Contains(err.Error(), "BenchmarkGone") {
 		t.Errorf("a benchmark that is gone gave %v", err)
+	}
+}
+
+// A budget that is lost on the way to the table would be neither met nor missed, and the run would pass.
+func TestNoBudgetIsLost(t *testing.T) {
+	one := func() []float64 { return []float64{1} }
+	routes := routesThrough(new(stack.Process), new(stack.Process), new(stack.Process))
+	for _, r := range routes {
+		for i := range errands {
+			r.whole[i], r.proxy[i], r.behind[i] = one(), one(), one()
+		}
+	}
+	servers := []*streamServer{{}}
+	for _, n := range streamPods {
+		servers = append(servers, &streamServer{pods: n})
+	}
+	for _, s := range servers {
+		for range streamSizes {
+			s.samples = append(s.samples, one())
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		figures []Figure
+		want    []string
+	}{
+		{"path", pathFigures(routes), []string{
+			"1 KB, 128-event SSE answer: lean, picker ≤ 1.10 met",
+			"8 KB, short JSON answer: lean, picker ≤ 1.20 met",
+		}},
+		{"stream", streamFigures(servers), []string{
+			"picker, 1 KB, 64 pods ≤ 1.00 met", "picker, 1 KB, growth from 8 to 256 pods ≤ 1.15 met",
+			"picker, 8 KB, 64 pods ≤ 1.00 met", "picker, 8 KB, growth from 8 to 256 pods ≤ 1.15 met",
+			"picker, 64 KB, 64 pods ≤ 1.00 met", "picker, 64 KB, growth from 8 to 256 pods ≤ 1.15 met",
+		}},
+	} {
+		var got []string
+		for _, f := range c.figures {
+			if f.Budget != nil {
+				got = append(got, f.Case+" "+f.Budget.String())
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: budgets %q, want %q", c.name, got, c.want)
+		}
 	}
 }
 

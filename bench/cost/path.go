@@ -60,7 +60,7 @@ func (b *bench) path(ctx context.Context, out *Section) error {
 		"profiles of deploy/envoy, plaintext to the ext_proc server, endpoints static; client and pods are not counted",
 		fmt.Sprintf("SSE: 1 KB request, %d events %v apart, 128 connections; JSON: 8 KB request, 400-byte answer, 16 connections", events, eventGap),
 		fmt.Sprintf("bare: ext_proc server with grpc-go and go-control-plane's types that names a pod in turn (lean) and sends all back (full duplex); %d pods", pathPods),
-		"picker: PREFIX_CACHE, DESTINATION_FALLBACKS=2, all else by default: pages of 40 KB read every 200 ms, usage of 5 % of the answers",
+		"picker: PREFIX_CACHE, DESTINATION_FALLBACKS=2, all else by default: pages of 40 KB read every 200 ms, a sample of the answers looked at",
 	}
 	return onStack(func(s *stack.Stack) error {
 		routes, err := b.routes(ctx, s)
@@ -94,16 +94,7 @@ func (b *bench) routes(ctx context.Context, s *stack.Stack) ([]*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	alone := &route{name: "Envoy alone", profile: "lean"}
-	leanBare := &route{name: "lean, bare", profile: "lean", server: bare.Process}
-	duplexBare := &route{name: "full duplex, bare", profile: "full-duplex", server: bare.Process}
-	routes := []*route{
-		alone, leanBare,
-		{name: "lean, picker", profile: "lean", server: picker.Process, bare: leanBare, budgeted: true},
-		{name: "lean, picker, USAGE_SAMPLE=0", profile: "lean", server: silent.Process, bare: leanBare},
-		duplexBare,
-		{name: "full duplex, picker", profile: "full-duplex", server: picker.Process, bare: duplexBare},
-	}
+	routes := routesThrough(bare.Process, picker.Process, silent.Process)
 	for i, r := range routes {
 		server := bare.addrs[0]
 		switch r.server {
@@ -123,6 +114,20 @@ func (b *bench) routes(ctx context.Context, s *stack.Stack) ([]*route, error) {
 		}
 	}
 	return routes, nil
+}
+
+// routesThrough lists the routes in the order of the table. silent is a picker that looks at no answer.
+func routesThrough(bare, picker, silent *stack.Process) []*route {
+	leanBare := &route{name: "lean, bare", profile: "lean", server: bare}
+	duplexBare := &route{name: "full duplex, bare", profile: "full-duplex", server: bare}
+	return []*route{
+		{name: "Envoy alone", profile: "lean"},
+		leanBare,
+		{name: "lean, picker", profile: "lean", server: picker, bare: leanBare, budgeted: true},
+		{name: "lean, picker, USAGE_SAMPLE=0", profile: "lean", server: silent, bare: leanBare},
+		duplexBare,
+		{name: "full duplex, picker", profile: "full-duplex", server: picker, bare: duplexBare},
+	}
 }
 
 func joined(addrs []netip.AddrPort) string {
