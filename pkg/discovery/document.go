@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pilotfish-epp/pilotfish/pkg/runtime"
+	"github.com/pilotfish-epp/pilotfish/pkg/settings"
 )
 
 // document is what an endpoints file says.
@@ -303,35 +304,9 @@ func sorted[V any](known map[string]V) string {
 
 // meant names the known field that is nearest to an unknown one, when one is near.
 func meant[V any](unknown string, known map[string]V) string {
-	best, least := "", 3
-	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if d := distance(strings.ToLower(unknown), strings.ToLower(name)); d < least {
-			best, least = name, d
-		}
-	}
-	if best == "" {
+	name, ok := settings.Nearest(unknown, slices.Sorted(maps.Keys(known)))
+	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("; did you mean %s?", best)
-}
-
-// distance is the number of letters to add, drop or replace to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return fmt.Sprintf("; did you mean %s?", name)
 }

@@ -127,9 +127,9 @@ func nearest(name string) (string, bool) {
 }
 
 // Nearest returns the name closest to a misspelt one, if any is close enough to be meant: at most one edit for every
-// three letters.
+// three letters, or two in short names, where two letters may have changed places.
 func Nearest(name string, names []string) (string, bool) {
-	best, least := "", len(name)/3+1
+	best, least := "", max(3, len(name)/3+1)
 	for _, candidate := range names {
 		if d := distance(name, candidate); d < least {
 			best, least = candidate, d
