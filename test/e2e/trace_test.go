@@ -16,15 +16,16 @@ import (
 
 // compression is how much faster than recorded the trace is replayed, and how much faster than real the engines run. The
 // picker's estimates are of real engines, so it can't be much.
-const compression = 4
+const compression = 8
 
 // replayed is how many requests of the trace are used.
 const replayed = 1000
 
 // Recorded conversations find far more of their past in the engines' caches than with round robin, by the engines' own
-// counters: with the defaults, which look at the first 2,048 tokens of prompts that have 13,700 on average, and with a
-// window for the longest prompts. The ideal of these 1,000 requests, one cache that forgets nothing, is 21.6 % of the
-// prompt tokens.
+// counters. The ideal of these 1,000 requests, one cache that forgets nothing, is 21.6 % of the prompt tokens.
+//
+// Where a conversation begins is chance while all pods are idle, and a few long ones are much of the trace, so no two
+// replays are equal: round robin was seen to find 8.1 to 9.6 %.
 func TestMooncakeConversations(t *testing.T) {
 	requests := conversations(t)
 	prefix := "ROUTING_STRATEGY=PREFIX_CACHE"
@@ -32,10 +33,10 @@ func TestMooncakeConversations(t *testing.T) {
 		name   string
 		mutate func(stack.Config) error
 		env    []string
+		least  float64 // times the share of round robin
 	}{
-		{"round robin", roundRobin, nil},
-		{"defaults", nil, []string{prefix}},
-		{"window of 524,288 characters", nil, []string{prefix, "PREFIX_CACHE_MAX_PREFIX_BLOCKS=8192", "PREFIX_CACHE_LRU_CAPACITY=1000000"}},
+		{"round robin", roundRobin, nil, 1},
+		{"defaults", nil, []string{prefix}, 1.8},
 	}
 	shares := make([]float64, len(ways))
 	t.Run("replay", func(t *testing.T) { // side by side: the engines mostly wait
@@ -52,8 +53,8 @@ func TestMooncakeConversations(t *testing.T) {
 	for i, way := range ways[1:] {
 		ratio := shares[i+1] / shares[0]
 		t.Logf("%s: %.2f times the cached tokens of round robin", way.name, ratio)
-		if ratio < 1.8 {
-			t.Errorf("%s: %.2f times the cached tokens of round robin, expected at least 1.8", way.name, ratio)
+		if ratio < way.least {
+			t.Errorf("%s: %.2f times the cached tokens of round robin, expected at least %.1f", way.name, ratio, way.least)
 		}
 	}
 }
@@ -109,7 +110,8 @@ func replay(t *testing.T, name string, requests *trace.Trace, mutate func(stack.
 			KVTokens: 8_000_000, MaxModelLen: 200_000, // evicts nothing
 		}
 	}
-	s := newSite(t, plan{engines: engines, mutate: mutate, env: env})
+	// One thread of Envoy, since each takes its own turns in a round robin.
+	s := newSite(t, plan{engines: engines, mutate: mutate, env: env, workers: 1})
 	start := time.Now()
 	var late time.Duration
 	answers := make([]*answer, len(requests.Requests))
