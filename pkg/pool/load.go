@@ -25,12 +25,13 @@ type Report struct {
 // Load is what is known of one pod's work: as reported (up to a scrape interval old) and as counted here (exact, now).
 type Load struct {
 	// What every pick reads of every pod stands together, in three cache lines with the first fields of the report.
-	InFlight        int       // requests sent and not ended
-	Tokens          int       // prompt tokens of those, cached ones included
-	PrefillUntil    time.Time // when the prefill sent so far is estimated to be done
-	PageFailures    int       // consecutive
-	RequestFailures int       // consecutive requests without an answer
-	Refused         bool      // the last page failed since nobody listens on the port of requests
+	InFlight        int           // requests sent and not ended
+	Tokens          int           // prompt tokens of those, cached ones included
+	PrefillUntil    time.Time     // when the prefill sent so far is estimated to be done
+	PrefillPending  time.Duration // estimated prefill of the requests in flight: more can't be queued
+	PageFailures    int           // consecutive
+	RequestFailures int           // consecutive requests without an answer
+	Refused         bool          // the last page failed since nobody listens on the port of requests
 	HasReport       bool
 	Report          Report
 
@@ -39,8 +40,6 @@ type Load struct {
 	PageError        error
 	LastAnswer       time.Time
 	LastFailure      time.Time
-
-	PrefillPending time.Duration // estimated prefill of the requests in flight: more can't be queued
 
 	prefillTotal time.Duration // all prefill ever sent
 }
