@@ -115,6 +115,10 @@ func TestUsageOfDeepAnswers(t *testing.T) {
 	if got, _ := readUsage(false, tooDeep); got.Present {
 		t.Errorf("5,000 levels: %+v", got)
 	}
+	within := `{"usage":` + strings.Repeat(`{"prompt_tokens":`, 20) + "9" + strings.Repeat("}", 20) + `,"usage":{"prompt_tokens":4}}`
+	if got, _ := readUsage(false, within); got.Prompt != 4 {
+		t.Errorf("20 levels within the usage: %+v", got)
+	}
 }
 
 func TestUsageReaderAllocatesNothing(t *testing.T) {

@@ -200,7 +200,7 @@ func (j *usageScanner) atUsage() bool {
 
 // countHere returns which count a number here is.
 func (j *usageScanner) countHere() countName {
-	if j.usageAt == 0 || !j.inObject() {
+	if j.usageAt == 0 || j.depth > j.usageAt+1 || !j.inObject() {
 		return countNone
 	}
 	name := j.path[j.depth-1]
