@@ -148,7 +148,7 @@ func (a *admin) pods() []podView {
 		out[i] = podView{
 			Name: pod.Name, Address: pod.Authority, ID: pod.ID, Runtime: pod.Runtime, Labels: pod.Labels,
 			Health: scheduling.Health(now, l), InFlight: l.InFlight, InFlightTokens: l.Tokens,
-			PrefillQueueMS: milliseconds(l.PrefillQueue(now)), RequestFailures: l.RequestFailures, PageFailures: l.PageFailures,
+			PrefillQueueMS: milliseconds(l.PrefillQueue(pool.At(now))), RequestFailures: l.RequestFailures, PageFailures: l.PageFailures,
 		}
 		if pod.Runtime == "" {
 			out[i].Runtime = v.ModelServerRuntime
@@ -158,7 +158,7 @@ func (a *admin) pods() []podView {
 		}
 		if r := &l.Report; l.HasReport {
 			out[i].Report = &reportView{
-				AgeMS: milliseconds(now.Sub(r.Taken)), Fresh: l.Fresh(now, v.SDMetricsStalenessThreshold),
+				AgeMS: milliseconds(pool.At(now).Since(r.Taken)), Fresh: l.Fresh(pool.At(now), v.SDMetricsStalenessThreshold),
 				Waiting: r.Waiting, Running: r.Running, KVUsage: r.KVUsage, BlockSize: r.BlockSize, KVTokens: r.KVTokens,
 				MaxAdapters: r.MaxAdapters, Adapters: r.Adapters, Missing: r.Missing, IntervalMS: milliseconds(r.Interval),
 			}

@@ -341,7 +341,7 @@ func somePods(n int) *pool.Pool {
 	now := time.Now()
 	p.Set(now, endpoints)
 	for _, pod := range p.Snapshot().Pods {
-		p.Report(now, pod, pool.Report{Taken: now, Running: 3, KVUsage: 0.2, BlockSize: 16, KVTokens: 400_000})
+		p.Report(now, pod, pool.Report{Taken: pool.At(now), Running: 3, KVUsage: 0.2, BlockSize: 16, KVTokens: 400_000})
 	}
 	return p
 }

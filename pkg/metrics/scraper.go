@@ -324,7 +324,7 @@ func explain(err error, limit time.Duration) error {
 
 func report(r runtime.Reading, asked time.Time, inFlight int, interval time.Duration) pool.Report {
 	return pool.Report{
-		Taken: asked, Interval: interval, InFlight: inFlight,
+		Taken: pool.At(asked), Interval: interval, InFlight: inFlight,
 		Waiting: r.Waiting, Running: r.Running, KVUsage: r.KVUsage,
 		BlockSize: r.BlockSize, KVTokens: r.KVTokens,
 		MaxAdapters: r.MaxAdapters, Adapters: r.Adapters,

@@ -7,7 +7,7 @@ import (
 
 // Report is one reading of a pod's metrics page. Slices are never changed after the report was handed in.
 type Report struct {
-	Taken    time.Time     // when the page was asked for
+	Taken    Instant       // when the page was asked for
 	Interval time.Duration // time to the next reading, as planned; 0: not said
 	InFlight int           // requests of this process counted at the pod at that moment
 
@@ -27,7 +27,7 @@ type Load struct {
 	// What every pick reads of every pod stands together, in three cache lines with the first fields of the report.
 	InFlight        int           // requests sent and not ended
 	Tokens          int           // prompt tokens of those, cached ones included
-	PrefillUntil    time.Time     // when the prefill sent so far is estimated to be done
+	PrefillUntil    Instant       // when the prefill sent so far is estimated to be done
 	PrefillPending  time.Duration // estimated prefill of the requests in flight: more can't be queued
 	PageFailures    int           // consecutive
 	RequestFailures int           // consecutive requests without an answer
@@ -36,17 +36,17 @@ type Load struct {
 	Report          Report
 
 	Begun            int // requests in flight whose answer has begun
-	PageFailingSince time.Time
+	PageFailingSince Instant
 	PageError        error
-	LastAnswer       time.Time
-	LastFailure      time.Time
+	LastAnswer       Instant
+	LastFailure      Instant
 
 	prefillTotal time.Duration // all prefill ever sent
 }
 
 // Fresh says whether the report is at most limit or three intervals old, whichever is longer.
-func (l *Load) Fresh(now time.Time, limit time.Duration) bool {
-	return l.HasReport && now.Sub(l.Report.Taken) <= max(limit, 3*l.Report.Interval)
+func (l *Load) Fresh(now Instant, limit time.Duration) bool {
+	return l.HasReport && now.Since(l.Report.Taken) <= max(limit, 3*l.Report.Interval)
 }
 
 // Requests is the number of requests at the pod: those of a fresh report plus those sent since minus those ended since,
@@ -65,14 +65,11 @@ func (l *Load) Unanswered() int { return l.InFlight - l.Begun }
 func (l *Load) HasAdapter(adapter string) bool { return slices.Contains(l.Report.Adapters, adapter) }
 
 // PrefillQueue is the estimated time until the prefill sent so far is done.
-func (l *Load) PrefillQueue(now time.Time) time.Duration {
-	if l.PrefillUntil.IsZero() {
-		return 0 // nothing was ever sent; the difference to no time at all takes several times as long
-	}
-	return max(0, min(l.PrefillUntil.Sub(now), l.PrefillPending))
+func (l *Load) PrefillQueue(now Instant) time.Duration {
+	return max(0, min(l.PrefillUntil.Since(now), l.PrefillPending))
 }
 
-func (l *Load) join(now time.Time, c Charge) time.Duration {
+func (l *Load) join(now Instant, c Charge) time.Duration {
 	l.InFlight++
 	l.Tokens += c.Tokens
 	l.PrefillUntil = now.Add(l.PrefillQueue(now) + c.Prefill)
@@ -91,8 +88,8 @@ func (l *Load) leave(c Charge, begun bool) {
 }
 
 // prefilled corrects the estimate: what was sent up to mark is done, so at most the rest is still to do.
-func (l *Load) prefilled(now time.Time, mark time.Duration) {
-	if rest := now.Add(l.prefillTotal - mark); rest.Before(l.PrefillUntil) {
+func (l *Load) prefilled(now Instant, mark time.Duration) {
+	if rest := now.Add(l.prefillTotal - mark); rest < l.PrefillUntil {
 		l.PrefillUntil = rest
 	}
 }
@@ -103,5 +100,5 @@ func (l *Load) report(r Report) {
 		l.RequestFailures = 0
 	}
 	l.Report, l.HasReport = r, true
-	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, time.Time{}, false
+	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, 0, false
 }

@@ -188,7 +188,7 @@ func (p *Pool) Assign(now time.Time, c Chooser, l *Lease) bool {
 		return false
 	}
 	l.charge = charge
-	l.mark = charge.Pod.Load.join(now, charge)
+	l.mark = charge.Pod.Load.join(At(now), charge)
 	return true
 }
 
@@ -201,7 +201,7 @@ func (p *Pool) Move(now time.Time, l *Lease, to *Pod) {
 	defer p.mu.Unlock()
 	l.charge.Pod.Load.leave(l.charge, l.begun)
 	l.charge.Pod, l.begun = to, false
-	l.mark = to.Load.join(now, l.charge)
+	l.mark = to.Load.join(At(now), l.charge)
 }
 
 // Begun says that the request's answer, of whatever status, has begun: it is no longer one that may wait in vain.
@@ -222,7 +222,7 @@ func (p *Pool) Started(now time.Time, l *Lease) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.charge.Pod.Load.prefilled(now, l.mark)
+	l.charge.Pod.Load.prefilled(At(now), l.mark)
 }
 
 // Release takes the request off its pod. Releasing twice does nothing more.
@@ -240,14 +240,14 @@ func (p *Pool) Release(l *Lease) {
 func (p *Pool) Answered(now time.Time, pod *Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pod.Load.LastAnswer, pod.Load.RequestFailures = now, 0
+	pod.Load.LastAnswer, pod.Load.RequestFailures = At(now), 0
 }
 
 // Failed counts a request that the pod did not answer.
 func (p *Pool) Failed(now time.Time, pod *Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pod.Load.LastFailure = now
+	pod.Load.LastFailure = At(now)
 	pod.Load.RequestFailures++
 }
 
@@ -257,7 +257,7 @@ func (p *Pool) GaveUp(now time.Time, pod *Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if pod.Load.PageFailures > 0 {
-		pod.Load.LastFailure = now
+		pod.Load.LastFailure = At(now)
 		pod.Load.RequestFailures++
 	}
 }
@@ -297,7 +297,7 @@ func (p *Pool) ReportFailed(pod *Pod, now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if pod.Load.PageFailures == 0 {
-		pod.Load.PageFailingSince = now
+		pod.Load.PageFailingSince = At(now)
 	}
 	pod.Load.PageFailures++
 	pod.Load.PageError = err

@@ -60,8 +60,8 @@ func TestBurstSpreadsBetweenTwoReports(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"a", "b"} {
-		if l := p.load(t, name); l.InFlight != 5 || l.Tokens != 50 || l.PrefillQueue(t0) != 50*time.Millisecond {
-			t.Errorf("%s: %d in flight, %d tokens, %v queue; want 5, 50, 50ms", name, l.InFlight, l.Tokens, l.PrefillQueue(t0))
+		if l := p.load(t, name); l.InFlight != 5 || l.Tokens != 50 || l.PrefillQueue(At(t0)) != 50*time.Millisecond {
+			t.Errorf("%s: %d in flight, %d tokens, %v queue; want 5, 50, 50ms", name, l.InFlight, l.Tokens, l.PrefillQueue(At(t0)))
 		}
 	}
 	for i := range leases {
@@ -80,7 +80,7 @@ func TestRequestsAreReportedPlusSentMinusEnded(t *testing.T) {
 	a := p.Snapshot().Pods[0]
 	var before, after Lease
 	p.Assign(t0, least{}, &before) // to a
-	p.Report(t0, a, Report{Taken: t0, InFlight: p.InFlight(a), Waiting: 2, Running: 5})
+	p.Report(t0, a, Report{Taken: At(t0), InFlight: p.InFlight(a), Waiting: 2, Running: 5})
 	if l := p.load(t, "a"); l.Requests(true) != 7 {
 		t.Errorf("right after the report: %d requests, want the 7 reported", l.Requests(true))
 	}
@@ -110,17 +110,17 @@ func TestFirstTokenCorrectsThePrefillQueue(t *testing.T) {
 	for _, l := range []*Lease{&first, &second, &third} {
 		p.Assign(t0, least{tokens: 100}, l)
 	}
-	if l := p.load(t, "a"); l.PrefillQueue(t0) != 300*time.Millisecond {
-		t.Fatalf("queue %v, want 300ms", l.PrefillQueue(t0))
+	if l := p.load(t, "a"); l.PrefillQueue(At(t0)) != 300*time.Millisecond {
+		t.Fatalf("queue %v, want 300ms", l.PrefillQueue(At(t0)))
 	}
 	p.Started(t0.Add(20*time.Millisecond), &second) // much earlier than estimated: the third alone is left
 	now := t0.Add(20 * time.Millisecond)
-	if l := p.load(t, "a"); l.PrefillQueue(now) != 100*time.Millisecond {
-		t.Errorf("queue %v after the second's first token, want 100ms", l.PrefillQueue(now))
+	if l := p.load(t, "a"); l.PrefillQueue(At(now)) != 100*time.Millisecond {
+		t.Errorf("queue %v after the second's first token, want 100ms", l.PrefillQueue(At(now)))
 	}
 	p.Started(now, &first) // says nothing new
-	if l := p.load(t, "a"); l.PrefillQueue(now) != 100*time.Millisecond {
-		t.Errorf("queue %v, want 100ms still", l.PrefillQueue(now))
+	if l := p.load(t, "a"); l.PrefillQueue(At(now)) != 100*time.Millisecond {
+		t.Errorf("queue %v, want 100ms still", l.PrefillQueue(At(now)))
 	}
 }
 
@@ -175,12 +175,12 @@ func TestRestartIsSeenInTheStartTime(t *testing.T) {
 	a := p.Snapshot().Pods[0]
 	var lease Lease
 	p.Assign(t0, onlyA{}, &lease)
-	p.Report(t0, a, Report{Taken: t0, Started: 100})
-	p.Report(t0, a, Report{Taken: t0, Started: 100})
+	p.Report(t0, a, Report{Taken: At(t0), Started: 100})
+	p.Report(t0, a, Report{Taken: At(t0), Started: 100})
 	if p.Snapshot().Pods[0].ID != a.ID {
 		t.Fatal("an equal start time made a new pod")
 	}
-	p.Report(t0, a, Report{Taken: t0, Started: 200, InFlight: 1, Running: 3})
+	p.Report(t0, a, Report{Taken: At(t0), Started: 200, InFlight: 1, Running: 3})
 	fresh := p.Snapshot().Pods[0]
 	if fresh.ID == a.ID {
 		t.Fatal("a later start time didn't make a new pod")
@@ -254,7 +254,7 @@ func TestRefusedPageTellsOnlyOfItsOwnPort(t *testing.T) {
 }
 
 func TestFreshness(t *testing.T) {
-	l := Load{HasReport: true, Report: Report{Taken: t0, Interval: 200 * time.Millisecond}}
+	l := Load{HasReport: true, Report: Report{Taken: At(t0), Interval: 200 * time.Millisecond}}
 	for _, c := range []struct {
 		age, limit time.Duration
 		want       bool
@@ -263,7 +263,7 @@ func TestFreshness(t *testing.T) {
 		{700 * time.Millisecond, 200 * time.Millisecond, false},
 		{700 * time.Millisecond, time.Second, true},
 	} {
-		if got := l.Fresh(t0.Add(c.age), c.limit); got != c.want {
+		if got := l.Fresh(At(t0.Add(c.age)), c.limit); got != c.want {
 			t.Errorf("age %v, limit %v: fresh %v, want %v", c.age, c.limit, got, c.want)
 		}
 	}
@@ -277,12 +277,12 @@ func TestQueueIsNeverLongerThanWhatIsInFlight(t *testing.T) {
 		p.Assign(t0, least{tokens: 100}, &l)
 		p.Release(&l)
 	}
-	if l := p.load(t, "a"); l.PrefillQueue(t0) != 0 {
-		t.Errorf("queue %v with nothing in flight", l.PrefillQueue(t0))
+	if l := p.load(t, "a"); l.PrefillQueue(At(t0)) != 0 {
+		t.Errorf("queue %v with nothing in flight", l.PrefillQueue(At(t0)))
 	}
 	var l Lease
 	p.Assign(t0, least{tokens: 100}, &l)
-	if l := p.load(t, "a"); l.PrefillQueue(t0) != 100*time.Millisecond {
-		t.Errorf("queue %v with one in flight, want its 100ms", l.PrefillQueue(t0))
+	if l := p.load(t, "a"); l.PrefillQueue(At(t0)) != 100*time.Millisecond {
+		t.Errorf("queue %v with one in flight, want its 100ms", l.PrefillQueue(At(t0)))
 	}
 }

@@ -75,7 +75,7 @@ func (p *Params) Cost(now time.Time, pod *pool.Pod, r *Request) Cost {
 // question is what of the cost is the same for every pod.
 type question struct {
 	*Params
-	now    time.Time
+	now    pool.Instant
 	r      *Request
 	tokens float64
 	full   float64 // prefill with nothing cached, milliseconds
@@ -83,7 +83,7 @@ type question struct {
 
 func (p *Params) ask(now time.Time, r *Request) question {
 	tokens := float64(r.Tokens)
-	return question{Params: p, now: now, r: r, tokens: tokens, full: p.Engine.Prefill(tokens, 0)}
+	return question{Params: p, now: pool.At(now), r: r, tokens: tokens, full: p.Engine.Prefill(tokens, 0)}
 }
 
 // cost fills c, which spares copying it for every pod.

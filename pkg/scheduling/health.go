@@ -33,24 +33,24 @@ func (c class) String() string { return [...]string{"healthy", "trial", "suspect
 // classify ranks a pod. A page that can't be read doesn't stop traffic as long as requests are answered; requests that
 // go unanswered set a pod aside, the first one already where its page fails too. Answers that have begun don't keep a pod
 // from its trial: they may take minutes, and tell nothing until then.
-func classify(now time.Time, l *pool.Load) class {
+func classify(now pool.Instant, l *pool.Load) class {
 	pageDown := l.PageFailures >= pageTries
 	switch {
 	case l.Refused, l.Report.Asleep:
 		return setAside
 	case !pageDown && l.RequestFailures == 0:
 		return healthy
-	case !pageDown && l.RequestFailures < requestTries && l.Report.Taken.After(l.LastFailure):
+	case !pageDown && l.RequestFailures < requestTries && l.Report.Taken > l.LastFailure:
 		return healthy // its page was read since
 	case !pageDown && l.RequestFailures < requestTries:
 		return suspect
-	case l.RequestFailures == 0 && l.LastAnswer.After(l.PageFailingSince):
+	case l.RequestFailures == 0 && l.LastAnswer > l.PageFailingSince:
 		return healthy // only its page is away
 	case l.RequestFailures == 0 && l.Unanswered() == 0:
 		return trial
 	case l.RequestFailures == 0:
 		return suspect
-	case l.Unanswered() == 0 && now.Sub(l.LastFailure) >= retryAfter<<min(l.RequestFailures-1, retryDoublings):
+	case l.Unanswered() == 0 && now.Since(l.LastFailure) >= retryAfter<<min(l.RequestFailures-1, retryDoublings):
 		return trial
 	default:
 		return setAside
@@ -58,4 +58,4 @@ func classify(now time.Time, l *pool.Load) class {
 }
 
 // Health names how far a pod is trusted now, for people: healthy, trial, suspect or set aside.
-func Health(now time.Time, l *pool.Load) string { return classify(now, l).String() }
+func Health(now time.Time, l *pool.Load) string { return classify(pool.At(now), l).String() }

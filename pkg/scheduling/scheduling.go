@@ -103,7 +103,7 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 		}
 		compared++
 		q.cost(pod, &cost)
-		c := candidate{pod: pod, class: classify(now, pod.Load), total: cost.Total(), tie: mix(r.Draw, pod.ID)}
+		c := candidate{pod: pod, class: classify(q.now, pod.Load), total: cost.Total(), tie: mix(r.Draw, pod.ID)}
 		p.insert(c, 1+fallbacks)
 		if c.class == trial && (onTrial.pod == nil || c.before(&onTrial)) {
 			onTrial = c

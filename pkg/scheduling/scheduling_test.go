@@ -27,7 +27,7 @@ func fleet(loads ...pool.Load) []*pool.Pod {
 // reported is a pod that was read a moment ago.
 func reported(waiting, running int, kv float64) pool.Load {
 	return pool.Load{HasReport: true, Report: pool.Report{
-		Taken: now.Add(-10 * time.Millisecond), Waiting: waiting, Running: running, KVUsage: kv, KVTokens: 400_000,
+		Taken: pool.At(now.Add(-10 * time.Millisecond)), Waiting: waiting, Running: running, KVUsage: kv, KVTokens: 400_000,
 	}}
 }
 
@@ -38,7 +38,7 @@ func with(l pool.Load, change func(*pool.Load)) pool.Load {
 
 // queued gives a pod prefill to do for so long.
 func queued(d time.Duration) func(*pool.Load) {
-	return func(l *pool.Load) { l.PrefillUntil, l.PrefillPending = now.Add(d), d }
+	return func(l *pool.Load) { l.PrefillUntil, l.PrefillPending = pool.At(now.Add(d)), d }
 }
 
 func strategy(prefix bool) *Params {
@@ -57,7 +57,7 @@ func names(p Pick) string {
 }
 
 func TestPicks(t *testing.T) {
-	down := func(l *pool.Load) { l.PageFailures, l.PageFailingSince = pageTries, now.Add(-time.Second) }
+	down := func(l *pool.Load) { l.PageFailures, l.PageFailingSince = pageTries, pool.At(now.Add(-time.Second)) }
 	for _, c := range []struct {
 		name      string
 		pods      []*pool.Pod
@@ -151,33 +151,33 @@ func TestPicks(t *testing.T) {
 		},
 		{
 			name: "a pod that answers needs no page", want: "a: load",
-			pods: fleet(with(pool.Load{InFlight: 1, LastAnswer: now}, down), reported(0, 5, .5)),
+			pods: fleet(with(pool.Load{InFlight: 1, LastAnswer: pool.At(now)}, down), reported(0, 5, .5)),
 		},
 		{
 			name: "without any page the counted load decides", want: "b: load",
 			pods: fleet(
-				with(pool.Load{InFlight: 3, LastAnswer: now}, down),
-				with(pool.Load{InFlight: 1, LastAnswer: now}, down),
+				with(pool.Load{InFlight: 3, LastAnswer: pool.At(now)}, down),
+				with(pool.Load{InFlight: 1, LastAnswer: pool.At(now)}, down),
 			),
 		},
 		{
 			name: "a stale report is not used", want: "a: load",
 			pods: fleet(
-				with(reported(9, 9, .9), func(l *pool.Load) { l.Report.Taken = now.Add(-time.Minute) }),
+				with(reported(9, 9, .9), func(l *pool.Load) { l.Report.Taken = pool.At(now.Add(-time.Minute)) }),
 				reported(0, 2, .1),
 			),
 		},
 		{
 			name: "requests that go unanswered set a pod aside", want: "b: load",
 			pods: fleet(
-				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = requestTries, now.Add(-time.Second) }),
+				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = requestTries, pool.At(now.Add(-time.Second)) }),
 				reported(0, 5, .5),
 			),
 		},
 		{
 			name: "and after a while it is tried again", want: "a: trial",
 			pods: fleet(
-				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = requestTries, now.Add(-time.Minute) }),
+				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = requestTries, pool.At(now.Add(-time.Minute)) }),
 				reported(0, 5, .5),
 			),
 		},
@@ -185,7 +185,7 @@ func TestPicks(t *testing.T) {
 			name: "however many answers are under way there", want: "a: trial",
 			pods: fleet(
 				with(reported(0, 5, 0), func(l *pool.Load) {
-					l.RequestFailures, l.LastFailure, l.InFlight, l.Begun = requestTries, now.Add(-time.Minute), 5, 5
+					l.RequestFailures, l.LastFailure, l.InFlight, l.Begun = requestTries, pool.At(now.Add(-time.Minute)), 5, 5
 				}),
 				reported(0, 5, .5),
 			),
@@ -193,7 +193,7 @@ func TestPicks(t *testing.T) {
 		{
 			name: "one failure is forgiven by the next page", want: "a: load",
 			pods: fleet(
-				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = 1, now.Add(-time.Second) }),
+				with(reported(0, 0, 0), func(l *pool.Load) { l.RequestFailures, l.LastFailure = 1, pool.At(now.Add(-time.Second)) }),
 				reported(0, 5, .5),
 			),
 		},
