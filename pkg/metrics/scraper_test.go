@@ -34,7 +34,7 @@ func TestReportsReachThePool(t *testing.T) {
 		t.Errorf("busy pod: %+v", r)
 	}
 	if r.Interval < 10*time.Millisecond || pool.At(time.Now()).Since(r.Taken) > 10*time.Second {
-		t.Errorf("taken %v ago, next in %v", time.Since(r.Taken), r.Interval)
+		t.Errorf("taken %v ago, next in %v", pool.At(time.Now()).Since(r.Taken), r.Interval)
 	}
 	if load := s.until(idle, hasReport); load.Report.Waiting != 0 || load.Report.KVTokens != 524288 {
 		t.Errorf("idle pod: %+v", load.Report)
