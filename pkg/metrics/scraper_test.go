@@ -175,7 +175,7 @@ func TestPagesThatCannotBeRead(t *testing.T) {
 			if got := s.failures(bad.Name); len(got) == 0 || got[0] != string(test.reason) {
 				t.Errorf("reasons %v, want %s", got, test.reason)
 			}
-			load = s.until(good, func(l pool.Load) bool { return l.HasReport && time.Since(l.Report.Taken) < time.Second })
+			load = s.until(good, func(l pool.Load) bool { return l.HasReport && pool.At(time.Now()).Since(l.Report.Taken) < time.Second })
 			if load.Report.Running != 7 || load.PageFailures != 0 {
 				t.Errorf("the good pod: %+v", load)
 			}
@@ -270,7 +270,7 @@ func TestRestartedServerIsANewPod(t *testing.T) {
 	started.Store(200)
 	s.eventually("a new pod", func() bool { return s.pool.Snapshot().Pods[0].ID != before })
 	first := s.until(pod, hasReport).Report.Taken
-	s.until(pod, func(l pool.Load) bool { return l.Report.Taken.After(first) && l.Report.Started == 200 })
+	s.until(pod, func(l pool.Load) bool { return l.Report.Taken > first && l.Report.Started == 200 })
 }
 
 func TestSettingsInForceWhileRunning(t *testing.T) {

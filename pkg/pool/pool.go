@@ -72,7 +72,8 @@ func (l *Lease) Pod() *Pod { return l.charge.Pod }
 
 // Pool is the set of pods. All methods are safe for concurrent use.
 type Pool struct {
-	current atomic.Pointer[Snapshot]
+	current  atomic.Pointer[Snapshot]
+	adapters atomic.Bool // some pod has listed LoRA adapters
 
 	mu        sync.Mutex // guards Load of every pod, and the fields below
 	ids       idSpace
@@ -90,6 +91,9 @@ func New() *Pool {
 
 // Snapshot gives the pods now.
 func (p *Pool) Snapshot() *Snapshot { return p.current.Load() }
+
+// Adapters says whether any pod ever listed a LoRA adapter. It takes no lock.
+func (p *Pool) Adapters() bool { return p.adapters.Load() }
 
 // OnChange registers f to be called after each change of membership, with the pods that joined and those that left; a
 // restarted pod is in both. Calls come one after another; f must not change the pool.
@@ -273,6 +277,9 @@ func (p *Pool) InFlight(pod *Pod) int {
 // Report takes in what pod said of itself. A report that shows that the server process was started anew makes a fresh
 // pod of it first.
 func (p *Pool) Report(now time.Time, pod *Pod, r Report) {
+	if len(r.Adapters) > 0 {
+		p.adapters.Store(true)
+	}
 	p.mu.Lock()
 	restarted := pod.Load.HasReport && r.Started != 0 && pod.Load.Report.Started != 0 && r.Started != pod.Load.Report.Started
 	if !restarted {

@@ -66,7 +66,7 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 	}
 	t.question = scheduling.Request{
 		Tokens: t.tokens, Depth: t.depth, PerBlock: float64(v.PrefixCacheHashBlockSize) / bytesPerToken, Window: t.window(),
-		Adapter: adapterOf(s, t.target), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
+		Adapter: t.adapter(s), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
 	}
 	pick, ok := t.picker.Choose(t.arrived, s.Pods, &t.question, &t.params, v.DestinationFallbacks)
 	if !ok {
@@ -137,14 +137,14 @@ func params(v *settings.Values) scheduling.Params {
 	}
 }
 
-// adapterOf gives model when a pod lists it as a LoRA adapter: only then does it matter who has it.
-func adapterOf(s *pool.Snapshot, model string) string {
-	if model == "" {
+// adapter gives the target when a pod lists it as a LoRA adapter: only then does it matter who has it.
+func (t *Ticket) adapter(s *pool.Snapshot) string {
+	if t.target == "" || !t.router.pool.Adapters() {
 		return ""
 	}
 	for _, pod := range s.Pods {
-		if pod.Load.HasAdapter(model) {
-			return model
+		if pod.Load.HasAdapter(t.target) {
+			return t.target
 		}
 	}
 	return ""

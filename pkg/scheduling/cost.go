@@ -47,6 +47,9 @@ func (e *Engine) Prefill(tokens, cached float64) float64 {
 	return e.PerToken*n + e.PerPair*n*(cached+n/2)
 }
 
+// saved is what cached tokens at the head of a prompt take off its prefill, whatever its length, in milliseconds.
+func (e *Engine) saved(cached float64) float64 { return cached * (e.PerToken + e.PerPair*cached/2) }
+
 // Cost is what a request would cost on a pod, each part in estimated milliseconds.
 type Cost struct {
 	Queue   float64 // until the prefill before it is done
@@ -96,7 +99,7 @@ func (q *question) cost(pod *pool.Pod, c *Cost) {
 	own, cached := q.full, 0.0
 	if q.Prefix {
 		if cached = q.r.Cached(pod, q.Beyond); cached > 0 {
-			own -= q.PrefixWeight * (q.full - e.Prefill(q.tokens, cached))
+			own -= q.PrefixWeight * e.saved(cached)
 		}
 	}
 	crowd := 1 + e.Contention*running
