@@ -20,7 +20,8 @@ import (
 
 // document is what an endpoints file says.
 type document struct {
-	endpoints []entry
+	endpoints  []entry
+	priorities *Priorities // nil: it has none
 }
 
 // entry is one item of the list, checked. Either host or ip is set.
@@ -43,10 +44,13 @@ func parse(file string, text []byte) (document, error) {
 		return document{}, err
 	}
 	var d document
-	sections := map[string]func(*yaml.Node){
-		"endpoints": func(n *yaml.Node) { d.endpoints = p.endpoints(n) },
-	}
-	p.fields(root, "the file", sections, "endpoints")
+	var models, objectives map[string]int
+	p.fields(root, "the file", map[string]func(*yaml.Node){
+		"endpoints":  func(n *yaml.Node) { d.endpoints = p.endpoints(n) },
+		"models":     func(n *yaml.Node) { models = p.ranks(n, "models", "a model", "criticality", p.criticality) },
+		"objectives": func(n *yaml.Node) { objectives = p.ranks(n, "objectives", "an objective", "priority", p.priority) },
+	}, "endpoints")
+	d.priorities = NewPriorities(models, objectives)
 	return d, errors.Join(p.problems...)
 }
 
@@ -122,9 +126,16 @@ func (p *parser) fields(n *yaml.Node, what string, known map[string]func(*yaml.N
 	}
 }
 
-func (p *parser) endpoints(n *yaml.Node) []entry {
+func (p *parser) isList(n *yaml.Node, section string) bool {
 	if n.Kind != yaml.SequenceNode {
-		p.wrong(n, "endpoints: expected a list, got %s; endpoints: [] stands for none", describe(n))
+		p.wrong(n, "%s: expected a list, got %s; %[1]s: [] stands for none", section, describe(n))
+		return false
+	}
+	return true
+}
+
+func (p *parser) endpoints(n *yaml.Node) []entry {
+	if !p.isList(n, "endpoints") {
 		return nil
 	}
 	var entries []entry

@@ -55,12 +55,12 @@ func TestBadDocuments(t *testing.T) {
 		{"", "e.yaml:1: expected endpoints: and a list, got an empty file; endpoints: [] stands for none"},
 		{"# nothing yet\n", "e.yaml:1: expected endpoints: and a list, got an empty file; endpoints: [] stands for none"},
 		{"{}\n", "e.yaml:1: the file: expected field endpoints, which is missing"},
-		{"- a\n", "e.yaml:1: the file: expected fields (endpoints), got a list"},
+		{"- a\n", "e.yaml:1: the file: expected fields (endpoints, models, objectives), got a list"},
 		{"endpoints:\n", "e.yaml:1: endpoints: expected a list, got nothing; endpoints: [] stands for none"},
 		{"endpoints: {a: b}\n", "e.yaml:1: endpoints: expected a list, got fields; endpoints: [] stands for none"},
-		{"endpoints: []\nendpoint: []\n", `e.yaml:2: unknown field "endpoint": expected endpoints; did you mean endpoints?`},
+		{"endpoints: []\nendpoint: []\n", `e.yaml:2: unknown field "endpoint": expected endpoints, models, objectives; did you mean endpoints?`},
 		{"endpoints: []\nendpoints: []\n", "e.yaml:2: endpoints: given twice, first in line 1"},
-		{"endpoints: []\nmodels: []\n", `e.yaml:2: unknown field "models": expected endpoints`},
+		{"endpoints: []\npools: []\n", `e.yaml:2: unknown field "pools": expected endpoints, models, objectives`},
 		{"endpoints: []\n---\nendpoints: []\n", "e.yaml:2: expected one YAML document, got a second one"},
 		{"endpoints:\n- name: a\n\tport: 1\n", "e.yaml:2: expected YAML, got, at this line or the next: found a tab character that violates indentation"},
 		{"endpoints:\n- 10.0.0.1:8000\n", `e.yaml:2: an endpoint: expected fields (address, labels, metricsPort, name, port, runtime), got "10.0.0.1:8000"`},
@@ -111,7 +111,7 @@ func one(field string) string { return "endpoints:\n- address: a\n  port: 8000\n
 func at(address string) string { return "endpoints:\n- address: \"" + address + "\"\n  port: 8000\n" }
 
 func FuzzDocument(f *testing.F) {
-	for _, text := range []string{one("labels: {a: b}"), at("::1"), "a: &a [*a]\n", "endpoints: &e [*e]\n", "? {a: b}\n: c\n", "endpoints: [{<<: &x {port: 1}}]"} {
+	for _, text := range []string{one("labels: {a: b}"), at("::1"), "a: &a [*a]\n", "endpoints: &e [*e]\n", "? {a: b}\n: c\n", ranked, "endpoints: []\nmodels: &m [{name: *m}]\n", "endpoints: [{<<: &x {port: 1}}]"} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -123,6 +123,9 @@ func FuzzDocument(f *testing.F) {
 			if e.port == 0 || e.name == "" || e.host == "" && !e.ip.IsValid() {
 				t.Errorf("incomplete: %+v", e)
 			}
+		}
+		if doc.priorities.Of("", "") != Standard {
+			t.Errorf("a name is empty: %+v", doc.priorities)
 		}
 	})
 }

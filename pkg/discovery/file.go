@@ -1,4 +1,4 @@
-// Package discovery fills the pool with the endpoints that a file lists.
+// Package discovery fills the pool with the endpoints that a file lists, and tells the priorities that the file gives.
 //
 // It promises that a file which can't be read or understood changes nothing: the last good one stays in force, and file,
 // line and reason are told. An edited file is in force within a tenth of a second however it was written (in place, by
@@ -42,7 +42,10 @@ type Options struct {
 	Resolver Resolver         // nil: the system's
 	Now      func() time.Time // nil: time.Now
 	Again    time.Duration    // between two looks at the file and at host names, 0: 5 s
-	Reloaded func(err error)  // told of each version of the file: nil when it is in force, else what is wrong with it
+	// Priorities is given the file's priorities when they come in force and whenever they change, before the endpoints of
+	// the same version; nil when the file has no more of them. It isn't called as long as there are none.
+	Priorities func(*Priorities)
+	Reloaded   func(err error) // told of each version of the file: nil when it is in force, else what is wrong with it
 }
 
 // Status tells how things stand.
@@ -56,12 +59,13 @@ type Status struct {
 
 // File keeps a pool as an endpoints file says. Run may be called once; the other methods are safe for concurrent use.
 type File struct {
-	path     string
-	pool     *pool.Pool
-	logger   *slog.Logger
-	now      func() time.Time
-	again    time.Duration
-	reloaded func(error)
+	path       string
+	pool       *pool.Pool
+	logger     *slog.Logger
+	now        func() time.Time
+	again      time.Duration
+	priorities func(*Priorities)
+	reloaded   func(error)
 
 	// Run owns these.
 	hosts   *hosts
@@ -79,7 +83,8 @@ type File struct {
 // NewFile gives what keeps o.Pool as the file at path says.
 func NewFile(path string, o Options) *File {
 	f := &File{
-		path: path, pool: o.Pool, logger: o.Logger, now: o.Now, again: o.Again, reloaded: o.Reloaded,
+		path: path, pool: o.Pool, logger: o.Logger, now: o.Now, again: o.Again,
+		priorities: o.Priorities, reloaded: o.Reloaded,
 		synced: make(chan struct{}), status: Status{File: path},
 	}
 	if f.logger == nil {
@@ -90,6 +95,9 @@ func NewFile(path string, o Options) *File {
 	}
 	if f.again == 0 {
 		f.again = again
+	}
+	if f.priorities == nil {
+		f.priorities = func(*Priorities) {}
 	}
 	if f.reloaded == nil {
 		f.reloaded = func(error) {}
@@ -217,6 +225,9 @@ func (f *File) refuse(err error) error {
 }
 
 func (f *File) accept(ctx context.Context, doc document) {
+	if !doc.priorities.equal(f.doc.priorities) {
+		f.priorities(doc.priorities)
+	}
 	f.doc = doc
 	f.mu.Lock()
 	f.status.Problem, f.status.Loaded = nil, f.now()
@@ -229,7 +240,8 @@ func (f *File) accept(ctx context.Context, doc document) {
 	}
 	f.publish(ctx)
 	f.reloaded(nil)
-	f.logger.Info("endpoints file is in force", "file", f.path, "endpoints", len(f.set))
+	models, objectives := doc.priorities.names()
+	f.logger.Info("endpoints file is in force", "file", f.path, "endpoints", len(f.set), "models", models, "objectives", objectives)
 }
 
 // resolve looks up the host names again.

@@ -235,9 +235,14 @@ type scene struct {
 
 func begin(t *testing.T, text string) *scene {
 	t.Helper()
+	return beginWith(t, text, Options{Again: time.Hour}) // no slow look: events alone
+}
+
+func beginWith(t *testing.T, text string, o Options) *scene {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "endpoints.yaml")
 	check(t, os.WriteFile(path, []byte(text), 0o644))
-	return observe(t, path, Options{Again: time.Hour}) // no slow look: events alone
+	return observe(t, path, o)
 }
 
 func observe(t *testing.T, path string, o Options) *scene {
