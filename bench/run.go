@@ -181,14 +181,14 @@ type fleet struct {
 
 	mu       sync.Mutex
 	out      io.Writer
-	shown    bool // the picker's lines are passed on
+	shown    bool // all of the picker's lines are passed on, not only warnings
 	stopping bool
 }
 
 // run starts everything, shows what the picker decides, and ends with a signal or with Envoy. A first signal stops in
 // order, a second one kills.
 func run(ctx context.Context, out io.Writer, o runOptions) error {
-	if err := o.ports.check(); err != nil {
+	if err := errors.Join(stack.CheckPicker(ctx, o.pickerOptions()), o.ports.check()); err != nil {
 		return err
 	}
 	s, err := stack.New(stack.Options{})
@@ -303,30 +303,34 @@ func (f *fleet) startEngines(ctx context.Context) (file string, err error) {
 	return file, stack.WriteEndpoints(file, endpoints...)
 }
 
+// pickerOptions say how to run the picker, all but its endpoints.
+func (o *runOptions) pickerOptions() stack.PickerOptions {
+	return stack.PickerOptions{
+		Binary: o.epp,
+		// What the environment says comes last and wins.
+		Env: append([]string{
+			"DECISION_LOG=text",
+			"ROUTING_STRATEGY=PREFIX_CACHE",
+			"DESTINATION_FALLBACKS=2",
+		}, os.Environ()...),
+		GRPCPort:    o.ports.grpc.port,
+		HealthPort:  o.ports.health.port,
+		MetricsPort: o.ports.metrics.port,
+	}
+}
+
 func (f *fleet) startPicker(ctx context.Context, endpoints string) error {
 	f.say("starting the picker ...")
-	// What the environment says comes last and wins.
-	env := append([]string{
-		"DECISION_LOG=text",
-		"ROUTING_STRATEGY=PREFIX_CACHE",
-		"DESTINATION_FALLBACKS=2",
-	}, os.Environ()...)
+	o := f.pickerOptions()
+	o.EndpointsFile, o.OnLine = endpoints, f.pickerLine
 	var err error
-	f.picker, err = f.Picker(ctx, stack.PickerOptions{
-		Binary:        f.epp,
-		EndpointsFile: endpoints,
-		Env:           env,
-		GRPCPort:      f.ports.grpc.port,
-		HealthPort:    f.ports.health.port,
-		MetricsPort:   f.ports.metrics.port,
-		OnLine:        f.pickerLine,
-	})
+	f.picker, err = f.Picker(ctx, o)
 	return err
 }
 
 // introduce waits until a request can pass, and tells where to send it.
 func (f *fleet) introduce(ctx context.Context) {
-	model, err := f.firstModel(ctx)
+	got, err := f.firstAnswer(ctx)
 	if ctx.Err() != nil {
 		return
 	}
@@ -335,10 +339,13 @@ func (f *fleet) introduce(ctx context.Context) {
 	f.shown = true
 	url := f.envoy.URL("")
 	fmt.Fprintf(f.out, "\nSend requests to %s (profile %s). Ctrl-C stops everything.\n\n", url, f.profile)
-	if err != nil {
+	switch {
+	case err != nil:
 		fmt.Fprintf(f.out, "No model server has answered through the gateway yet: %v\n\n", err)
+	case got.model == "":
+		fmt.Fprintf(f.out, "A model server answers, but names no model: %s. Put the name in place of MODEL.\n\n", got.what)
 	}
-	fmt.Fprintf(f.out, "  curl -s %s/v1/chat/completions -H 'Content-Type: application/json' -d '%s'\n\n", url, example(model))
+	fmt.Fprintf(f.out, "  curl -s %s/v1/chat/completions -H 'Content-Type: application/json' -d '%s'\n\n", url, example(got.model))
 	fmt.Fprintf(f.out, "settings http://%s/settings   metrics http://%s/metrics   Envoy http://%s   endpoints %s\n\n",
 		f.picker.Metrics, f.picker.Metrics, f.envoy.Admin, f.endpointsText())
 }
@@ -350,39 +357,49 @@ func (f *fleet) endpointsText() string {
 	return filepath.Join(f.Dir(), "endpoints.yaml")
 }
 
-// firstModel asks for the models through the whole path until there is an answer, for ten seconds.
-func (f *fleet) firstModel(ctx context.Context) (model string, err error) {
+// firstAnswer asks for the models through the whole path until a model server answers, whatever it says, for ten seconds.
+func (f *fleet) firstAnswer(ctx context.Context) (got answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err = stack.Await(ctx, "a model server's answer", func(ctx context.Context) error {
-		model, err = models(ctx, f.envoy.URL("/v1/models"))
+	err = stack.Await(ctx, "an answer", func(ctx context.Context) error {
+		got, err = askModels(ctx, f.envoy.URL("/v1/models"))
 		return err
 	})
-	return model, err
+	return got, err
 }
 
-func models(ctx context.Context, url string) (string, error) {
+// answer is what a model server said when it was asked for its models.
+type answer struct {
+	model string // the first one; empty: it named none
+	what  string // what was asked and what came
+}
+
+// askModels returns an error unless a model server answered. What Envoy says by itself, when it reaches none, is no
+// answer; it lacks the header that Envoy adds to those of servers.
+func askModels(ctx context.Context, url string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
-		return "", err
+		return answer{}, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return "", err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return "", err
+		return answer{}, fmt.Errorf("GET %s: %w", url, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("GET %s: status %s: %.200s", url, resp.Status, body)
+	said := strings.Join(strings.Fields(string(body)), " ")
+	got := answer{what: fmt.Sprintf("GET %s gave %s, %#.200q", url, resp.Status, said)}
+	if resp.Header.Get("x-envoy-upstream-service-time") == "" {
+		return answer{}, errors.New(got.what + ", from the gateway and not from a server")
 	}
 	var list struct{ Data []struct{ ID string } }
-	if err := json.Unmarshal(body, &list); err != nil || len(list.Data) == 0 {
-		return "", fmt.Errorf("GET %s: expected a list of models, got %.200q", url, body)
+	if resp.StatusCode == http.StatusOK && json.Unmarshal(body, &list) == nil && len(list.Data) > 0 {
+		got.model = list.Data[0].ID
 	}
-	return list.Data[0].ID, nil
+	return got, nil
 }
 
 // example is a chat request whose system prompt fills some blocks, so that a second one shows what the index knows.
@@ -411,9 +428,21 @@ func example(model string) string {
 func (f *fleet) pickerLine(line string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.shown {
+	if f.shown || warning(line) {
 		fmt.Fprintln(f.out, line)
 	}
+}
+
+// warning says whether a line of the picker's log, in either form, is a warning or worse: those are shown before the
+// introduction and after the end too.
+func warning(line string) bool {
+	for _, level := range []string{"WARN", "ERROR"} {
+		text, json := " level="+level+" ", `,"level":"`+level+`",`
+		if strings.HasPrefix(line, "time=") && strings.Contains(line, text) || strings.HasPrefix(line, `{"time":`) && strings.Contains(line, json) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *fleet) say(format string, args ...any) {

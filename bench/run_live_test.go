@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,16 +27,11 @@ func TestRunServesUntilInterrupted(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("there is no curl to try the printed line with")
 	}
-	binaries := t.TempDir()
-	for _, pkg := range []string{"./cmd/epp", "./bench"} {
-		if _, err := stack.Build(t.Context(), binaries, pkg); err != nil {
-			t.Fatal(err)
-		}
-	}
+	binaries := buildBoth(t)
 	matched := regexp.MustCompile(` [1-9]\d*/\d+ blocks .*engine-\d`)
 	for _, profile := range []string{"lean", "full-duplex"} {
 		t.Run(profile, func(t *testing.T) {
-			r := startRun(t, binaries, profile)
+			r := startRun(t, binaries, "PROFILE="+profile)
 			line := r.await(`^ +(curl .*)`)
 			r.await("^settings ")
 			if first := r.request(line); matched.MatchString(first) {
@@ -48,9 +46,52 @@ func TestRunServesUntilInterrupted(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			r.interrupt()
+			r.interrupt(simulatedEngines + 2)
 		})
 	}
+}
+
+// A setting that the picker refuses is told before anything starts.
+func TestRunChecksSettingsFirst(t *testing.T) {
+	r := startRun(t, buildBoth(t), "PREFIX_CACHE_HASH_BLOCK_SIZE=0", "QUEUE_TTL=soon")
+	for _, want := range []string{"PREFIX_CACHE_HASH_BLOCK_SIZE: ", "QUEUE_TTL: "} {
+		r.await(want)
+	}
+	if err := r.cmd.Wait(); err == nil {
+		t.Error("it did not fail")
+	}
+	if seen := strings.Join(r.seen, "\n"); strings.Contains(seen, "starting") {
+		t.Errorf("something was started:\n%s", seen)
+	}
+}
+
+// A server of one's own need not know /v1/models: that it answers is enough, and what it said is told. What the picker
+// warns of while it starts is shown, too.
+func TestRunTakesAnyAnswerOfAServer(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "servers.yaml")
+	addr := server.Listener.Addr().(*net.TCPAddr).AddrPort()
+	if err := stack.WriteEndpoints(file, stack.At("own", addr)); err != nil {
+		t.Fatal(err)
+	}
+	r := startRun(t, buildBoth(t), "ENDPOINTS="+file, "QUEUEING=enabled")
+	r.await("level=WARN .*QUEUEING")
+	r.await("Send requests to ")
+	r.await("names no model: GET http://.*/v1/models gave 404 Not Found, `404 page not found`")
+	r.await(`curl .*"model":"MODEL"`)
+	r.interrupt(2)
+}
+
+func buildBoth(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, pkg := range []string{"./cmd/epp", "./bench"} {
+		if _, err := stack.Build(t.Context(), dir, pkg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // liveRun is a `bench run` under way.
@@ -61,9 +102,10 @@ type liveRun struct {
 	seen  []string
 }
 
-func startRun(t *testing.T, binaries, profile string) *liveRun {
+func startRun(t *testing.T, binaries string, variables ...string) *liveRun {
 	t.Helper()
-	env := append(os.Environ(), "PROFILE="+profile, "TMPDIR="+t.TempDir())
+	env := append(os.Environ(), "TMPDIR="+t.TempDir())
+	env = append(env, variables...)
 	ports, err := stack.New(stack.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -125,11 +167,11 @@ func (r *liveRun) await(pattern string) string {
 	}
 }
 
-// interrupt does what Ctrl-C does, and looks for what is left.
-func (r *liveRun) interrupt() {
+// interrupt does what Ctrl-C does, once that many processes were seen, and looks for what is left.
+func (r *liveRun) interrupt(processes int) {
 	r.t.Helper()
 	children := r.children()
-	if len(children) != simulatedEngines+2 {
+	if len(children) != processes {
 		r.t.Errorf("%d processes run: %v", len(children), children)
 	}
 	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {

@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,5 +90,61 @@ func TestPortsInUseAreNamedWithAWayOut(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), fmt.Sprintf("GATEWAY_PORT=%d", port)) {
 		t.Errorf("the way out is the port in use: %v", err)
+	}
+}
+
+func TestWhatCountsAsAnAnswerOfAModelServer(t *testing.T) {
+	const server = "x-envoy-upstream-service-time"
+	for _, tc := range []struct {
+		name, header string
+		status       int
+		body         string
+		model, what  string // what is empty when it is no answer
+		err          string
+	}{
+		{"models", server, 200, `{"data": [{"id": "m1"}, {"id": "m2"}]}`, "m1", " gave 200 OK", ""},
+		{"no such page", server, 404, `{"detail": "Not Found"}`, "", " gave 404 Not Found, `{\"detail\": \"Not Found\"}`", ""},
+		{"a key is asked for", server, 401, "", "", " gave 401 Unauthorized, ``", ""},
+		{"a server that is starting", server, 503, "loading\n  weights", "", " gave 503 Service Unavailable, `loading weights`", ""},
+		{"something else", server, 200, "<html>", "", " gave 200 OK, `<html>`", ""},
+		{"no models", server, 200, `{"data": []}`, "", " gave 200 OK", ""},
+		{"the gateway alone", "", 503, "no healthy upstream", "", "", " gave 503 Service Unavailable, `no healthy upstream`, from the gateway and not from a server"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if tc.header != "" {
+					w.Header().Set(tc.header, "1")
+				}
+				w.WriteHeader(tc.status)
+				_, _ = io.WriteString(w, tc.body) // the test sees what is missing
+			}))
+			defer gateway.Close()
+			got, err := askModels(t.Context(), gateway.URL)
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("expected %q, got %v", tc.err, err)
+				}
+				return
+			}
+			if err != nil || got.model != tc.model || !strings.HasPrefix(got.what, "GET "+gateway.URL+tc.what) {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestWarningsAreKnownInBothForms(t *testing.T) {
+	for line, want := range map[string]bool{
+		`time=2026-01-02T03:04:05.000Z level=WARN msg="x" pod=a`:                          true,
+		`time=2026-01-02T03:04:05.000Z level=ERROR msg="x"`:                               true,
+		`{"time":"2026-01-02T03:04:05.000Z","level":"WARN","msg":"x"}`:                    true,
+		`time=2026-01-02T03:04:05.000Z level=INFO msg="x"`:                                false,
+		`{"time":"2026-01-02T03:04:05.000Z","level":"INFO","msg":"x"}`:                    false,
+		`03:04:05.000   level=WARN   12 B  0/0 blocks  → engine-0  load`:                  false, // a model's name
+		`{"time":"2026-01-02T03:04:05.000Z","model":"WARN","promptBytes":1,"reason":"x"}`: false,
+	} {
+		if warning(line) != want {
+			t.Errorf("%s: %v", line, !want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -63,6 +65,22 @@ func (s *Stack) Picker(ctx context.Context, o PickerOptions) (*Picker, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// CheckPicker asks the picker's binary what it thinks of the settings, ports aside, and starts nothing. The error is what
+// the picker says of the bad ones.
+func CheckPicker(ctx context.Context, o PickerOptions) error {
+	cmd := exec.CommandContext(ctx, o.Binary, append([]string{"settings"}, o.Args...)...)
+	cmd.Env = o.environment()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		if said := strings.TrimSpace(stderr.String()); said != "" {
+			return errors.New(said)
+		}
+		return fmt.Errorf("%s: %w", cmd, err)
+	}
+	return nil
 }
 
 func (o PickerOptions) environment() []string {
