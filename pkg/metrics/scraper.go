@@ -218,7 +218,8 @@ func (t *target) sleep(ctx context.Context) bool {
 
 // scrape makes one attempt at the pod's page and tells the pool.
 func (t *target) scrape(ctx context.Context, pod *pool.Pod) {
-	asked, inFlight := time.Now(), t.pool.InFlight(pod)
+	asked := time.Now()
+	inFlight, uncached := t.pool.InFlight(pod)
 	t.clock.restart(t.tries%clockEvery == 0)
 	t.tries++
 	reading, err := t.page(ctx, pod)
@@ -238,7 +239,7 @@ func (t *target) scrape(ctx context.Context, pod *pool.Pod) {
 	t.pace.read(now.Sub(asked))
 	t.observer.Scraped(now.Sub(asked))
 	t.log(pod, reading, recovered)
-	t.pool.Report(now, pod, report(reading, asked, inFlight, t.pace.interval(t.settings.Current())))
+	t.pool.Report(now, pod, report(reading, asked, inFlight, uncached, t.pace.interval(t.settings.Current())))
 }
 
 func (t *target) failed(now time.Time, pod *pool.Pod, err error) {
@@ -322,9 +323,9 @@ func explain(err error, limit time.Duration) error {
 	return err
 }
 
-func report(r runtime.Reading, asked time.Time, inFlight int, interval time.Duration) pool.Report {
+func report(r runtime.Reading, asked time.Time, inFlight, uncached int, interval time.Duration) pool.Report {
 	return pool.Report{
-		Taken: pool.At(asked), Interval: interval, InFlight: inFlight,
+		Taken: pool.At(asked), Interval: interval, InFlight: inFlight, Uncached: uncached,
 		Waiting: r.Waiting, Running: r.Running, KVUsage: r.KVUsage,
 		BlockSize: r.BlockSize, KVTokens: r.KVTokens,
 		MaxAdapters: r.MaxAdapters, Adapters: r.Adapters,

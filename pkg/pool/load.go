@@ -10,6 +10,7 @@ type Report struct {
 	Taken    Instant       // when the page was asked for
 	Interval time.Duration // time to the next reading, as planned; 0: not said
 	InFlight int           // requests of this process counted at the pod at that moment
+	Uncached int           // and their prompt tokens that were not cached there
 
 	Waiting, Running int     // requests, summed over the engines of the page
 	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
@@ -27,6 +28,7 @@ type Load struct {
 	// What every pick reads of every pod stands together, in three cache lines with the first fields of the report.
 	InFlight        int           // requests sent and not ended
 	Tokens          int           // prompt tokens of those, cached ones included
+	Uncached        int           // of them, those not cached at the pod
 	PrefillUntil    Instant       // when the prefill sent so far is estimated to be done
 	PrefillPending  time.Duration // estimated prefill of the requests in flight: more can't be queued
 	PageFailures    int           // consecutive
@@ -35,6 +37,7 @@ type Load struct {
 	HasReport       bool
 	Report          Report
 
+	Places           int // requests that are known to run there at once
 	Begun            int // requests in flight whose answer has begun
 	PageFailingSince Instant
 	PageError        error
@@ -58,6 +61,17 @@ func (l *Load) Requests(fresh bool) int {
 	return max(l.InFlight, l.Report.Waiting+l.Report.Running+l.InFlight-l.Report.InFlight)
 }
 
+// Waiting is the number of requests that wait at the pod for others to end: those of the report, which must be fresh, and
+// those sent since for which no place is known to be free. A pod that lets nobody wait is taken to have one place at
+// least: the next report tells.
+func (l *Load) Waiting() int {
+	waiting := l.Report.Waiting + l.InFlight - l.Report.InFlight
+	if l.Report.Waiting == 0 {
+		waiting -= max(1, l.Places-l.Report.Running)
+	}
+	return max(0, waiting)
+}
+
 // Unanswered is the number of requests in flight of which nothing has come back.
 func (l *Load) Unanswered() int { return l.InFlight - l.Begun }
 
@@ -72,6 +86,7 @@ func (l *Load) PrefillQueue(now Instant) time.Duration {
 func (l *Load) join(now Instant, c Charge) time.Duration {
 	l.InFlight++
 	l.Tokens += c.Tokens
+	l.Uncached += c.Uncached
 	l.PrefillUntil = now.Add(l.PrefillQueue(now) + c.Prefill)
 	l.prefillTotal += c.Prefill
 	l.PrefillPending += c.Prefill
@@ -84,6 +99,7 @@ func (l *Load) leave(c Charge, begun bool) {
 		l.Begun--
 	}
 	l.Tokens -= c.Tokens
+	l.Uncached -= c.Uncached
 	l.PrefillPending -= c.Prefill
 }
 
@@ -98,6 +114,9 @@ func (l *Load) prefilled(now Instant, mark time.Duration) {
 func (l *Load) report(r Report) {
 	if l.PageFailures > 0 {
 		l.RequestFailures = 0
+	}
+	if r.Waiting > 0 || r.Running > l.Places {
+		l.Places = r.Running
 	}
 	l.Report, l.HasReport = r, true
 	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, 0, false

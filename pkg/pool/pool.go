@@ -55,9 +55,10 @@ type Chooser interface {
 
 // Charge is what a picked request adds to its pod until it ends.
 type Charge struct {
-	Pod     *Pod
-	Tokens  int           // prompt tokens that will lie in the pod's KV cache, cached ones included
-	Prefill time.Duration // estimated time to compute the tokens that are not cached
+	Pod      *Pod
+	Tokens   int           // prompt tokens that will lie in the pod's KV cache, cached ones included
+	Uncached int           // of them, those that are not there yet
+	Prefill  time.Duration // estimated time to compute these
 }
 
 // Lease is one request counted at one pod. The zero Lease holds nothing. Not safe for concurrent use.
@@ -78,6 +79,7 @@ type Pool struct {
 	mu        sync.Mutex // guards Load of every pod, and the fields below
 	ids       idSpace
 	observers []func(joined, left []*Pod)
+	onRoom    func() // nil: nobody waits for room
 
 	changing sync.Mutex // one change of membership at a time, observers included
 }
@@ -101,6 +103,16 @@ func (p *Pool) OnChange(f func(joined, left []*Pod)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.observers = append(p.observers, f)
+}
+
+// OnRoom makes f be called after everything that may have made room at a pod: a request that ended, a report, a change of
+// membership. Calls come from many goroutines, at once; f may call the pool. It must be set before the pool is used.
+func (p *Pool) OnRoom(f func()) { p.onRoom = f }
+
+func (p *Pool) relieved() {
+	if p.onRoom != nil {
+		p.onRoom()
+	}
 }
 
 // Set makes endpoints the members of the pool. A pod that stays keeps its counts and its report, also when its labels,
@@ -142,6 +154,7 @@ func (p *Pool) Restart(now time.Time, pod *Pod) {
 // change swaps in the pods that next makes of the old snapshot, tells the observers, and frees the IDs of those that
 // left. next runs under the lock.
 func (p *Pool) change(now time.Time, next func(*Snapshot) []*Pod) {
+	defer p.relieved()
 	p.changing.Lock()
 	defer p.changing.Unlock()
 
@@ -201,6 +214,7 @@ func (p *Pool) Move(now time.Time, l *Lease, to *Pod) {
 	if l.charge.Pod == nil || l.charge.Pod.Load == to.Load {
 		return
 	}
+	defer p.relieved()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l.charge.Pod.Load.leave(l.charge, l.begun)
@@ -234,6 +248,7 @@ func (p *Pool) Release(l *Lease) {
 	if l.charge.Pod == nil {
 		return
 	}
+	defer p.relieved()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l.charge.Pod.Load.leave(l.charge, l.begun)
@@ -242,6 +257,7 @@ func (p *Pool) Release(l *Lease) {
 
 // Answered counts an answer of the pod: it is alive.
 func (p *Pool) Answered(now time.Time, pod *Pod) {
+	defer p.relieved()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pod.Load.LastAnswer, pod.Load.RequestFailures = At(now), 0
@@ -266,17 +282,19 @@ func (p *Pool) GaveUp(now time.Time, pod *Pod) {
 	}
 }
 
-// InFlight gives the requests counted at pod now. A scraper asks before it asks the pod, and hands the answer in with
-// the report, so that what was sent later is known not to be in it.
-func (p *Pool) InFlight(pod *Pod) int {
+// InFlight gives the requests counted at pod now, and those of their prompt tokens that it had not cached. A scraper
+// asks before it asks the pod, and hands the answer in with the report, so that what was sent later is known not to be
+// in it.
+func (p *Pool) InFlight(pod *Pod) (requests, uncached int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return pod.Load.InFlight
+	return pod.Load.InFlight, pod.Load.Uncached
 }
 
 // Report takes in what pod said of itself. A report that shows that the server process was started anew makes a fresh
 // pod of it first.
 func (p *Pool) Report(now time.Time, pod *Pod, r Report) {
+	defer p.relieved()
 	if len(r.Adapters) > 0 {
 		p.adapters.Store(true)
 	}
@@ -291,7 +309,7 @@ func (p *Pool) Report(now time.Time, pod *Pod, r Report) {
 	}
 	p.Restart(now, pod)
 	if fresh := p.Snapshot().At(pod.Address); fresh != nil {
-		r.InFlight = 0
+		r.InFlight, r.Uncached = 0, 0
 		p.mu.Lock()
 		fresh.Load.report(r)
 		p.mu.Unlock()
@@ -301,6 +319,7 @@ func (p *Pool) Report(now time.Time, pod *Pod, r Report) {
 // ReportFailed counts a metrics page that could not be read. The cause that err wraps matters: a refused connection is
 // taken as a sign that the pod is gone.
 func (p *Pool) ReportFailed(pod *Pod, now time.Time, err error) {
+	defer p.relieved()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if pod.Load.PageFailures == 0 {

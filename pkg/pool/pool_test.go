@@ -80,7 +80,8 @@ func TestRequestsAreReportedPlusSentMinusEnded(t *testing.T) {
 	a := p.Snapshot().Pods[0]
 	var before, after Lease
 	p.Assign(t0, least{}, &before) // to a
-	p.Report(t0, a, Report{Taken: At(t0), InFlight: p.InFlight(a), Waiting: 2, Running: 5})
+	inFlight, uncached := p.InFlight(a)
+	p.Report(t0, a, Report{Taken: At(t0), InFlight: inFlight, Uncached: uncached, Waiting: 2, Running: 5})
 	if l := p.load(t, "a"); l.Requests(true) != 7 {
 		t.Errorf("right after the report: %d requests, want the 7 reported", l.Requests(true))
 	}
