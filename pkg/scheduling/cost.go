@@ -82,11 +82,12 @@ type question struct {
 	r      *Request
 	tokens float64
 	full   float64 // prefill with nothing cached, milliseconds
+	most   int     // see fullest; notLooked: not known yet
 }
 
 func (p *Params) ask(now time.Time, r *Request) question {
 	tokens := float64(r.Tokens)
-	return question{Params: p, now: pool.At(now), r: r, tokens: tokens, full: p.Engine.Prefill(tokens, 0)}
+	return question{Params: p, now: pool.At(now), r: r, tokens: tokens, full: p.Engine.Prefill(tokens, 0), most: notLooked}
 }
 
 // cost fills c, which spares copying it for every pod.

@@ -24,11 +24,12 @@ type class uint8
 const (
 	healthy  class = iota
 	trial          // may get one request to prove that it is alive
+	full           // is well and has no room, where room is asked for
 	suspect        // has that request under way, or has just failed one
 	setAside       // doesn't answer
 )
 
-func (c class) String() string { return [...]string{"healthy", "trial", "suspect", "set aside"}[c] }
+func (c class) String() string { return [...]string{"healthy", "trial", "full", "suspect", "set aside"}[c] }
 
 // classify ranks a pod. A page that can't be read doesn't stop traffic as long as requests are answered; requests that
 // go unanswered set a pod aside, the first one already where its page fails too. Answers that have begun don't keep a pod

@@ -23,6 +23,7 @@ type Request struct {
 	Adapter   string  // model name when some pod lists it as a LoRA adapter; empty: none does
 	Subset    []netip.AddrPort
 	HasSubset bool   // only addresses in Subset may be picked
+	Room      *Room  // only a pod that has it may be the primary; nil: any may
 	Draw      uint64 // randomness that breaks ties
 }
 
@@ -90,7 +91,8 @@ func (c *candidate) before(d *candidate) bool {
 	return c.tie < d.tie
 }
 
-// Choose picks up to 1+fallbacks pods out of pods, in order. It says false when no pod is allowed.
+// Choose picks up to 1+fallbacks pods out of pods, in order. It says false when no pod is allowed, or
+// none has the room asked for.
 func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Params, fallbacks int) (Pick, bool) {
 	p.best = p.best[:0]
 	q := params.ask(now, r)
@@ -104,6 +106,9 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 		compared++
 		q.cost(pod, &cost)
 		c := candidate{pod: pod, class: classify(q.now, pod.Load), total: cost.Total(), tie: mix(r.Draw, pod.ID)}
+		if r.Room != nil && c.class <= trial && !r.Room.has(&q, pod, pods) {
+			c.class = full
+		}
 		p.insert(c, 1+fallbacks)
 		if c.class == trial && (onTrial.pod == nil || c.before(&onTrial)) {
 			onTrial = c
@@ -113,7 +118,7 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 			loadOnly = c
 		}
 	}
-	if len(p.best) == 0 {
+	if len(p.best) == 0 || r.Room != nil && p.best[0].class > trial {
 		return Pick{}, false
 	}
 	if onTrial.pod != nil {

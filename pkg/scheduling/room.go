@@ -1,0 +1,85 @@
+package scheduling
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pilotfish-epp/pilotfish/pkg/pool"
+)
+
+// Room says which pods take more requests: those that are trusted, let fewer than Depth requests wait, and have less than
+// the share KV of their KV cache in use. Both count what was sent since the pod's report, so that no pod is overfilled
+// between two of them.
+//
+// A pod without a fresh report takes as many requests as are at the fullest pod with one, and any number when there is
+// none: missing metrics neither stop traffic nor draw all of it to where nothing is known.
+type Room struct {
+	Depth int     // requests
+	KV    float64 // 0..1
+}
+
+// has says whether the pod, which must be trusted, takes another request. pods are all of them.
+func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
+	l := pod.Load
+	if l.Fresh(q.now, q.Staleness) {
+		return l.Waiting() < m.Depth && q.usage(l) < m.KV
+	}
+	most := q.fullest(pods)
+	return most < 0 || l.InFlight <= most
+}
+
+// usage is the share of the pod's KV cache that is in use: as in its report, which must be fresh, less what ended since,
+// and with what was sent since.
+func (q *question) usage(l *pool.Load) float64 {
+	usage := l.Report.KVUsage * stillThere(l, float64(l.Requests(true)))
+	if sent := l.Uncached - l.Report.Uncached; sent > 0 {
+		capacity := float64(l.Report.KVTokens)
+		if capacity == 0 {
+			capacity = q.Engine.KVTokens
+		}
+		usage += float64(sent) / capacity
+	}
+	return usage
+}
+
+const notLooked = -2
+
+// fullest gives the number of requests at the fullest of the pods with a fresh report, or -1 when there is none. It looks
+// once.
+func (q *question) fullest(pods []*pool.Pod) int {
+	if q.most != notLooked {
+		return q.most
+	}
+	q.most = -1
+	for _, pod := range pods {
+		if pod.Load.Fresh(q.now, q.Staleness) && classify(q.now, pod.Load) <= trial {
+			q.most = max(q.most, pod.Load.Requests(true))
+		}
+	}
+	return q.most
+}
+
+// Saturated says whether the pods that r may go to, and that are trusted, all have no room. Where there is none, nothing
+// is saturated.
+func Saturated(now time.Time, pods []*pool.Pod, r *Request, params *Params, room *Room) bool {
+	q := params.ask(now, r)
+	trusted := false
+	for _, pod := range pods {
+		if r.HasSubset && !slices.Contains(r.Subset, pod.Address) || classify(q.now, pod.Load) > trial {
+			continue
+		}
+		if room.has(&q, pod, pods) {
+			return false
+		}
+		trusted = true
+	}
+	return trusted
+}
+
+// Alive says whether any pod that r may go to is trusted.
+func Alive(now time.Time, pods []*pool.Pod, r *Request) bool {
+	at := pool.At(now)
+	return slices.ContainsFunc(pods, func(pod *pool.Pod) bool {
+		return (!r.HasSubset || slices.Contains(r.Subset, pod.Address)) && classify(at, pod.Load) <= trial
+	})
+}
