@@ -44,8 +44,9 @@ type panel struct {
 
 // A metric's name in an expression stands before a selector; labels that are asked for stand in it or after by.
 var (
-	inUse  = regexp.MustCompile(`([a-z][a-z0-9_]+)\{`)
-	byList = regexp.MustCompile(`by \(([^)]*)\)`)
+	inUse    = regexp.MustCompile(`([a-z][a-z0-9_]+)\{([^}]*)\}`)
+	selector = regexp.MustCompile(`([a-z_]+)(?:=|!)`)
+	byList   = regexp.MustCompile(`by \(([^)]*)\)`)
 )
 
 func TestEveryMetricOfTheDashboardExists(t *testing.T) {
@@ -69,6 +70,11 @@ func TestEveryMetricOfTheDashboardExists(t *testing.T) {
 			if !ok {
 				t.Errorf("%s is not on the metrics page, in %q", match[1], expr)
 				continue
+			}
+			for _, asked := range selector.FindAllStringSubmatch(match[2], -1) {
+				if asked[1] != "job" && !slices.Contains(has, asked[1]) {
+					t.Errorf("%s has no label %q, in %q", match[1], asked[1], expr)
+				}
 			}
 			for _, by := range byList.FindAllStringSubmatch(expr, -1) {
 				for label := range strings.SplitSeq(by[1], ",") {
@@ -135,12 +141,14 @@ func exposed(t *testing.T) map[string][]string {
 		Streams: func() telemetry.StreamCounts {
 			return telemetry.StreamCounts{Modes: []telemetry.ModeCount{{}}, Refused: map[string]int64{"r": 1}}
 		},
+		Queue:    func() []telemetry.QueueLevel { return []telemetry.QueueLevel{{Length: 1}} },
 		Refused:  func() int { return 0 },
 		Interval: func() time.Duration { return 0 },
 	})
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.Picked(&telemetry.Pick{Model: "m", Target: "m", Reason: "load", Blocks: 1})
 	m.Finished(&telemetry.Done{Model: "m", Target: "m", Status: 200, End: telemetry.EndCompleted, HasUsage: true})
+	m.Waited(0, telemetry.WaitDispatched, time.Second)
 	m.ScrapeFailed("a", "timeout")
 	m.EndpointsReloaded(false)
 	families, err := telemetry.BothSpellings(reg).Gather()

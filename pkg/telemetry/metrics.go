@@ -3,7 +3,7 @@
 // Families bear the names that dashboards of the Gateway API inference extension know (inference_model_*,
 // inference_pool_*, inference_extension_*); what has no name there is called pilotfish_*. Everything observed of one
 // request takes less than a microsecond and no allocation, and clients can't add series: model names get series of
-// their own only once an engine knew them, and at most 100 of them do. Nothing here is global.
+// their own only once an engine knew them, and at most 100 of them do; priorities, at most 32. Nothing here is global.
 package telemetry
 
 import (
@@ -21,6 +21,7 @@ type Build struct {
 // Metrics are the picker's own metrics. All methods are safe for concurrent use.
 type Metrics struct {
 	models models
+	waits  waits
 
 	picks       words
 	attempts    [2]prometheus.Counter // success, failure
@@ -82,8 +83,10 @@ func New(reg prometheus.Registerer, build Build) *Metrics {
 	info.Set(1)
 	m.attempts = [2]prometheus.Counter{attempts.WithLabelValues("success"), attempts.WithLabelValues("failure")}
 	m.models.init()
+	m.waits.init()
 	reg.MustRegister(m.picks.vec, attempts, m.pickSeconds, m.hitRatio, m.hitSize, m.ends.vec,
-		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.endpointsRead, m.linesDropped, info, &m.models)
+		m.predicted, m.reported, m.scrapes, m.scrapeErrors, m.endpointsRead, m.linesDropped, info, &m.models,
+		m.waits.seconds, m.waits.dispatches)
 	return m
 }
 

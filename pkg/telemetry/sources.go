@@ -9,11 +9,12 @@ import (
 // Sources are the functions that are asked when the metrics page is fetched. They must be safe for concurrent use and
 // quick. A nil one leaves its families off the page.
 type Sources struct {
-	PoolName string               // label "name" of the pool's families
+	PoolName string               // label "name" of the pool's families, "inference_pool" of the queue's
 	Pods     func() []PodLoad     // the pods now
 	Index    func() IndexSize     // what the prefix index holds
 	Buffered func() int64         // bytes of bodies held now
 	Streams  func() StreamCounts  // ext_proc streams
+	Queue    func() []QueueLevel  // what waits here, by priority; those without requests may be left out
 	Refused  func() int           // setting values that are refused at present
 	Interval func() time.Duration // scrape interval in force, after stretching
 }
@@ -53,26 +54,29 @@ type IndexSize struct {
 }
 
 // Watch registers the families that are read from s when the page is fetched. It may be called once for a Metrics.
-func (m *Metrics) Watch(s Sources) { m.registry.MustRegister(newGauges(s)) }
+func (m *Metrics) Watch(s Sources) { m.registry.MustRegister(newGauges(s, &m.waits)) }
 
 // gauges asks the sources at every scrape, so that nothing is kept up to date that nobody looks at.
 type gauges struct {
-	s Sources
+	s     Sources
+	waits *waits // which priorities have series of their own
 
 	ready, averageQueue, averageRunning, averageKV *prometheus.Desc
 	podQueue, podRunning, podInFlight, podKV       *prometheus.Desc
 	podAge                                         *prometheus.Desc
 	indexSize, indexBytes, indexEvictions          *prometheus.Desc
 	streams, byMode, broken, refusals              *prometheus.Desc
+	queueSize, queueBytes, queueAge                *prometheus.Desc
 	buffered, problems, interval                   *prometheus.Desc
 }
 
-func newGauges(s Sources) *gauges {
+func newGauges(s Sources, w *waits) *gauges {
 	describe := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &gauges{
 		s:              s,
+		waits:          w,
 		ready:          describe("inference_pool_ready_pods", "Pods that requests are sent to.", "name"),
 		averageQueue:   describe("inference_pool_average_queue_size", "Mean number of requests waiting at a pod, over the pods that reported.", "name"),
 		averageRunning: describe("inference_pool_average_running_requests", "Mean number of requests running at a pod, over the pods that reported.", "name"),
@@ -85,6 +89,9 @@ func newGauges(s Sources) *gauges {
 		indexSize:      describe("inference_extension_prefix_indexer_size", "Blocks remembered in the prefix index, summed over the pods."),
 		indexBytes:     describe("pilotfish_prefix_index_bytes", "Memory of the prefix index."),
 		indexEvictions: describe("pilotfish_prefix_index_evictions_total", "Blocks that left the prefix index since a pod was at its capacity; starts anew when the index is emptied."),
+		queueSize:      describe("inference_extension_flow_control_queue_size", "Requests that wait here for a pod with room, by priority.", "inference_pool", "priority"),
+		queueBytes:     describe("inference_extension_flow_control_queue_bytes", "Bytes of the bodies of requests that wait here, by priority.", "inference_pool", "priority"),
+		queueAge:       describe("pilotfish_queue_oldest_age_seconds", "How long the oldest request that waits here has waited, by priority; 0 when none waits.", "inference_pool", "priority"),
 		buffered:       describe("pilotfish_buffered_bytes", "Bytes of request bodies held now."),
 		streams:        describe("pilotfish_streams", "ext_proc streams open now."),
 		byMode:         describe("pilotfish_streams_total", "ext_proc streams by the body modes of the gateway: how much of requests and responses passes through the picker.", "request_body_mode", "response_body_mode"),
@@ -115,6 +122,11 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 		ch <- g.broken
 		ch <- g.refusals
 	}
+	if g.s.Queue != nil {
+		ch <- g.queueSize
+		ch <- g.queueBytes
+		ch <- g.queueAge
+	}
 	for _, source := range g.plain() {
 		ch <- source.desc
 	}
@@ -133,6 +145,9 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 	if g.s.Streams != nil {
 		g.streamCounts(ch, g.s.Streams())
+	}
+	if g.s.Queue != nil {
+		g.queue(ch, g.s.Queue())
 	}
 	for _, source := range g.plain() {
 		gauge(ch, source.desc, source.value())
@@ -168,6 +183,15 @@ func (g *gauges) streamCounts(ch chan<- prometheus.Metric, c StreamCounts) {
 	}
 	for reason, n := range c.Refused {
 		total(ch, g.refusals, float64(n), reason)
+	}
+}
+
+func (g *gauges) queue(ch chan<- prometheus.Metric, levels []QueueLevel) {
+	pool := label(g.s.PoolName)
+	for priority, l := range g.waits.byLabel(levels) {
+		gauge(ch, g.queueSize, float64(l.Length), pool, priority)
+		gauge(ch, g.queueBytes, float64(l.Bytes), pool, priority)
+		gauge(ch, g.queueAge, l.OldestAge.Seconds(), pool, priority)
 	}
 }
 
