@@ -7,7 +7,7 @@ import (
 
 // A SyntaxError says where a body stops being JSON.
 type SyntaxError struct {
-	Offset   int    // bytes before the one that is wrong; the body's length if it ends too early
+	Offset   int    // bytes before the byte or the word that is wrong; the body's length if it ends too early
 	Expected string // what JSON would have there
 	Got      string // what is there instead
 }
@@ -29,6 +29,8 @@ func newSyntaxError(body []byte, offset int, expected string) *SyntaxError {
 		e.Got = "an empty body"
 	case offset >= len(body):
 		e.Got = "the end of the body"
+	case expected == aValue && isLetter(body[offset]):
+		e.Got = wordAt(body[offset:])
 	case body[offset] > ' ' && body[offset] < 0x7f:
 		e.Got = fmt.Sprintf("'%c'", body[offset])
 	default:
@@ -36,3 +38,24 @@ func newSyntaxError(body []byte, offset int, expected string) *SyntaxError {
 	}
 	return e
 }
+
+// aValue is what is expected where any JSON value would do. A word there is told whole: it is mostly the beginning of a
+// text that is no JSON at all, or a name that JSON doesn't know.
+const aValue = "a value"
+
+// maxWord is how many bytes of a word are told; "undefined" and its like fit.
+const maxWord = 20
+
+// wordAt quotes the word of letters, digits and underscores that b begins with.
+func wordAt(b []byte) string {
+	n := 1
+	for n < len(b) && n <= maxWord && (isLetter(b[n]) || b[n]-'0' <= 9 || b[n] == '_') {
+		n++
+	}
+	if n > maxWord {
+		return fmt.Sprintf("%q...", b[:maxWord])
+	}
+	return fmt.Sprintf("%q", b[:n])
+}
+
+func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }

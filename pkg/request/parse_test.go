@@ -267,14 +267,20 @@ func TestSyntaxErrors(t *testing.T) {
 		{"{\"prompt\":\"a\nb\"}", "malformed JSON at byte 12: expected an escape instead of a control character in a string, got byte 0x0a", 1, 13},
 		{`{"prompt":"\x"}`, "malformed JSON at byte 12: expected one of \"\\/bfnrtu after a backslash, got 'x'", 1, 13},
 		{`{"prompt":"\u00g0"}`, "malformed JSON at byte 15: expected four hexadecimal digits after \\u, got 'g'", 1, 16},
-		{`{"a":tru}`, "malformed JSON at byte 8: expected true, got '}'", 1, 9},
+		{`{"a":tru}`, `malformed JSON at byte 5: expected a value, got "tru"`, 1, 6},
+		{`{"a":tru`, "malformed JSON at byte 8: expected true, got the end of the body", 1, 9},
 		{`{"a":01}`, "malformed JSON at byte 6: expected ',' or '}' after a member, got '1'", 1, 7},
 		{`{"a":-}`, "malformed JSON at byte 6: expected a digit, got '}'", 1, 7},
 		{`{"a":1.}`, "malformed JSON at byte 7: expected a digit, got '}'", 1, 8},
-		{`{"a":NaN}`, "malformed JSON at byte 5: expected a value, got 'N'", 1, 6},
+		{`{"a":NaN}`, `malformed JSON at byte 5: expected a value, got "NaN"`, 1, 6},
+		{`{"a":True}`, `malformed JSON at byte 5: expected a value, got "True"`, 1, 6},
+		{`{"a":x}`, `malformed JSON at byte 5: expected a value, got "x"`, 1, 6},
+		{`{"a":` + strings.Repeat("n", 20) + `}`, `malformed JSON at byte 5: expected a value, got "nnnnnnnnnnnnnnnnnnnn"`, 1, 6},
+		{`{"a":` + strings.Repeat("n", 21) + `}`, `malformed JSON at byte 5: expected a value, got "nnnnnnnnnnnnnnnnnnnn"...`, 1, 6},
 		{`{} x`, "malformed JSON at byte 3: expected the end of the body, got 'x'", 1, 4},
 		{`{"a":` + deep, "malformed JSON at byte 516: expected at most 512 nested arrays and objects, got '['", 1, 517},
-		{`no healthy upstream`, "malformed JSON at byte 1: expected null, got 'o'", 1, 2},
+		{`no healthy upstream`, `malformed JSON at byte 0: expected a value, got "no"`, 1, 1},
+		{`model=m`, `malformed JSON at byte 0: expected a value, got "model"`, 1, 1},
 	} {
 		var r request.Request
 		err := r.Parse(request.Chat, "", []byte(tc.body), false)

@@ -55,7 +55,7 @@ func (s *scanner) value(i, outer int) int {
 
 value:
 	if i >= len(b) {
-		return s.fail(i, "a value")
+		return s.fail(i, aValue)
 	}
 	switch c := b[i]; {
 	case c == '"':
@@ -104,7 +104,7 @@ value:
 	case c == 'n':
 		i = s.literal(i, "null")
 	default:
-		return s.fail(i, "a value")
+		return s.fail(i, aValue)
 	}
 	if i < 0 {
 		return -1
@@ -235,10 +235,14 @@ func unhex(c byte) int {
 	return -1
 }
 
+// literal checks that word begins at i. Any other word is none of JSON's, unless the body ends too early.
 func (s *scanner) literal(i int, word string) int {
 	for n := range len(word) {
-		if i+n >= len(s.b) || s.b[i+n] != word[n] {
+		if i+n >= len(s.b) {
 			return s.fail(i+n, word)
+		}
+		if s.b[i+n] != word[n] {
+			return s.fail(i, aValue)
 		}
 	}
 	return i + len(word)
