@@ -60,6 +60,9 @@ func FuzzStream(f *testing.F) {
 		if r.picked > 1 {
 			t.Fatalf("one request was picked %d times", r.picked)
 		}
+		if told := r.refused; told > 1 || w.refused != (told == 1) { // this router refuses nothing itself
+			t.Fatalf("refused: %v, and told so %d times", w.refused, told)
+		}
 		if n := w.pool.out + pool.out; n != 0 {
 			t.Fatalf("%d pooled buffers are still held", n)
 		}
@@ -214,8 +217,8 @@ func (w *fuzzedWire) body(k kind, mode bodyMode, m *extprocv3.BodyMutation) {
 }
 
 type fuzzedRouter struct {
-	t                *testing.T
-	picked, finished int
+	t                         *testing.T
+	picked, finished, refused int
 }
 
 func (r *fuzzedRouter) newTicket() ticket { return &fuzzedTicket{router: r} }
@@ -223,6 +226,13 @@ func (r *fuzzedRouter) newTicket() ticket { return &fuzzedTicket{router: r} }
 func (r *fuzzedRouter) route(_ context.Context, _ *routing.Arrival, _ ticket) *routing.Refusal {
 	r.picked++
 	return nil
+}
+
+func (r *fuzzedRouter) Refused(a *routing.Arrival, _ *routing.Refusal) {
+	r.refused++
+	if a.RequestID == "" {
+		r.t.Fatal("a refusal without a request ID")
+	}
 }
 
 type fuzzedTicket struct {

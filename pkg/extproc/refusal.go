@@ -45,6 +45,8 @@ func tooLarge(limit int64) *routing.Refusal {
 	}
 }
 
+// outOfMemory refuses a body that finds the memory for bodies taken. In full duplex a client that stalls amid its body
+// takes some for as long as the gateway lets it: that time is the gateway's to bound (Envoy's request_timeout).
 func outOfMemory() *routing.Refusal {
 	return &routing.Refusal{
 		Status: http.StatusServiceUnavailable, Code: "buffers_full", Reason: routing.ReasonSaturated, RetryAfter: memoryRetry,
@@ -66,8 +68,14 @@ func internal() *routing.Refusal {
 	}
 }
 
-// refuse answers the request here and ends the stream.
+// refuse turns away a request that the router has not refused, and tells the router of it.
 func (s *stream) refuse(r *routing.Refusal) error {
+	s.server.router.Refused(s.arrived(), r)
+	return s.turnAway(r)
+}
+
+// turnAway answers the request here and ends the stream.
+func (s *stream) turnAway(r *routing.Refusal) error {
 	s.request = requestOver
 	s.drop()
 	s.server.counters.refused(r)

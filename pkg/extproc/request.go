@@ -219,13 +219,22 @@ func (s *stream) afterRequest() error {
 
 const responseProcessingNone = "none"
 
-// pick routes the request, by the body held if it is of a kind that is read. With nil the ticket holds a pod.
-func (s *stream) pick(truncated bool) error {
+// arrived gives what is known of the request without a look into its body. A request without an ID gets one.
+func (s *stream) arrived() *routing.Arrival {
 	if s.head.requestID == "" {
 		s.head.requestID, s.named = newRequestID(), true
 	}
 	a := &s.arrival
 	a.RequestID, a.Objective, a.Fairness = s.head.requestID, s.head.objective, s.head.fairness
+	if a.BodyBytes = s.body.len(); a.BodyBytes == 0 {
+		a.BodyBytes = int(max(0, s.head.contentLength))
+	}
+	return a
+}
+
+// pick routes the request, by the body held if it is of a kind that is read. With nil the ticket holds a pod.
+func (s *stream) pick(truncated bool) error {
+	a := s.arrived()
 	if s.head.steer != "" && s.values.ConformanceHeaders {
 		a.Steer = steerTo(a.Steer[:0], s.head.steer)
 	}
@@ -238,13 +247,10 @@ func (s *stream) pick(truncated bool) error {
 		}
 		a.Body, a.Rewrite = &s.parsed, s.head.rewrite
 	}
-	if a.BodyBytes = s.body.len(); a.BodyBytes == 0 {
-		a.BodyBytes = int(max(0, s.head.contentLength))
-	}
 	s.picked = true // from here on the ticket may hold a pod, also if something panics before it is known here
 	if refusal := s.route(a); refusal != nil {
 		s.picked = false
-		return s.refuse(refusal)
+		return s.turnAway(refusal)
 	}
 	return nil
 }
@@ -255,7 +261,8 @@ func (s *stream) reads() bool {
 	return s.kind != request.Other && s.request == gathering && (s.body.len() > 0 || s.head.post)
 }
 
-// route asks for a pod. Where requests may wait, the wait ends with the stream or when the process goes away.
+// route asks for a pod. Where requests may wait, the wait ends with the stream or when the process goes away. What the
+// router refused it has told the observer of, also where the client is told of the process's end instead.
 func (s *stream) route(a *routing.Arrival) *routing.Refusal {
 	if s.ticket == nil {
 		s.ticket = s.server.router.newTicket()

@@ -523,6 +523,18 @@ func (r *scriptedRouter) route(_ context.Context, a *routing.Arrival, t ticket) 
 	return &routing.Refusal{Status: 503, Code: "no_endpoints", Message: "no endpoint can serve this request", Reason: routing.ReasonNoEndpoints}
 }
 
+func (r *scriptedRouter) Refused(a *routing.Arrival, no *routing.Refusal) {
+	id := a.RequestID
+	if len(id) == 36 {
+		id = "(uuid)"
+	}
+	text := fmt.Sprintf(".. refused %d %s request_id=%s", no.Status, no.Code, id)
+	if a.Body != nil {
+		text += " model=" + a.Body.Model
+	}
+	r.say("%s", text)
+}
+
 type scriptedTicket struct {
 	router      *scriptedRouter
 	destination string

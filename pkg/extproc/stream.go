@@ -15,10 +15,11 @@ import (
 	"github.com/pilotfish-epp/pilotfish/pkg/settings"
 )
 
-// router chooses where requests go.
+// router chooses where requests go, and hears of those that were refused before it was asked.
 type router interface {
 	newTicket() ticket
 	route(ctx context.Context, a *routing.Arrival, t ticket) *routing.Refusal
+	Refused(a *routing.Arrival, r *routing.Refusal)
 }
 
 // ticket is one routed request; see routing.Ticket for what the methods mean.

@@ -31,7 +31,8 @@ type Options struct {
 type Observer interface {
 	// Picked follows every pick; d is only valid during the call.
 	Picked(d *Decision)
-	// Refused follows every request that got no pod.
+	// Refused follows every request that was refused: by Route, since there was no pod, or elsewhere. One that the server
+	// failed on after its pick had been told as Picked, and is told as Finished too.
 	Refused(a *Arrival, r *Refusal)
 	// Finished follows the end of every request that had a pod.
 	Finished(o *Outcome)
@@ -161,6 +162,14 @@ func (r *Router) follow(v *settings.Values) {
 	}
 }
 
+// Refused tells the observer of a request that was refused without Route, which tells of its own refusals itself. Nothing
+// is kept of a.
+func (r *Router) Refused(a *Arrival, no *Refusal) {
+	if r.observer != nil {
+		r.observer.Refused(a, no)
+	}
+}
+
 // noPodRetry is the Retry-After of a request that found no pod: about the time in which a pool gets its first one.
 const noPodRetry = 5 * time.Second
 
@@ -176,9 +185,7 @@ func (r *Router) refuse(a *Arrival, t *Ticket) *Refusal {
 	case a.HasSubset:
 		no.Message = "no endpoint can serve this request: none of the endpoints that the gateway allows is in the pool"
 	}
-	if r.observer != nil {
-		r.observer.Refused(a, no)
-	}
+	r.Refused(a, no)
 	t.close()
 	return no
 }
