@@ -41,5 +41,6 @@ func (h *Health) SetReady(ready bool) {
 	}
 }
 
-// Close ends every Watch, which would keep a graceful stop waiting, and answers NOT_SERVING to all from then on.
+// Close answers NOT_SERVING to all from then on, liveness included, and tells every Watch so; SetReady does nothing any
+// more. No Watch is ended by it: each goes on until its stream does, and keeps a graceful stop waiting until then.
 func (h *Health) Close() { h.server.Shutdown() }
