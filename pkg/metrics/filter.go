@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"bytes"
-	"slices"
 
 	"github.com/pilotfish-epp/pilotfish/pkg/runtime"
 )
@@ -10,27 +9,16 @@ import (
 // filter tells the few lines of a metrics page that matter from the many that don't, at a few nanoseconds a line, so
 // that only those are parsed. It never changes and is safe to share.
 type filter struct {
-	names  [][]byte
-	steady []bool     // whether the family of that name says the same on nearly every page
-	at     int        // the position at which the names differ most
-	by     [256][]int // names by their byte at that position
+	names [][]byte
+	at    int           // the position at which the names differ most
+	by    [256][][]byte // names by their byte at that position
 }
-
-// lines are what a filter kept of a page.
-type lines struct {
-	all            []byte // in their order
-	steady, moving []byte // the same lines, by kind
-	odd            bool   // some lines can't be told to be of either kind
-}
-
-func (l *lines) reset() { *l = lines{all: l.all[:0], steady: l.steady[:0], moving: l.moving[:0]} }
 
 func newFilter(server *runtime.Server) *filter {
 	f := &filter{}
 	shortest := len(server.Families[0])
 	for _, name := range server.Families {
 		f.names = append(f.names, []byte(name))
-		f.steady = append(f.steady, slices.Contains(server.Steady, name))
 		shortest = min(shortest, len(name))
 	}
 	best := 0
@@ -39,8 +27,8 @@ func newFilter(server *runtime.Server) *filter {
 			best, f.at = n, at
 		}
 	}
-	for i, name := range f.names {
-		f.by[name[f.at]] = append(f.by[name[f.at]], i)
+	for _, name := range f.names {
+		f.by[name[f.at]] = append(f.by[name[f.at]], name)
 	}
 	return f
 }
@@ -57,45 +45,36 @@ func (f *filter) distinct(at int) int {
 	return n
 }
 
-// keep adds the lines of page that matter to l. What follows the last line break is left for later: it begins at rest.
-// At the page's end the caller adds the line break.
-func (f *filter) keep(l *lines, page []byte) (rest int) {
+// keep adds the lines of page that matter to kept. What follows the last line break is left for later: it begins at
+// rest. At the page's end the caller adds the line break.
+func (f *filter) keep(kept, page []byte) (all []byte, rest int) {
 	for {
 		n := bytes.IndexByte(page[rest:], '\n')
 		if n < 0 {
-			return rest
+			return kept, rest
 		}
-		f.take(l, page[rest:rest+n+1])
+		if line := page[rest : rest+n+1]; f.matters(line) {
+			kept = append(kept, line...)
+		}
 		rest += n + 1
 	}
 }
 
-// take adds line, which ends with its line break, if it is a sample of a wanted family or tells its type. Help texts
-// don't matter.
-func (f *filter) take(l *lines, line []byte) {
+// matters says whether line, which ends with its line break, is a sample of a wanted family or tells its type. Help
+// texts don't matter. A quoted name is rare, so it is left to the parser.
+func (f *filter) matters(line []byte) bool {
 	subject := skipBlanks(line)
 	if subject[0] == '#' {
 		var tells bool
 		if subject, tells = typed(subject[1:]); !tells {
-			return
+			return false
 		}
 	}
-	if subject[0] == '{' || subject[0] == '"' { // a quoted name; rare, so it is left to the parser
-		l.odd = true
-		l.all = append(l.all, line...)
-		return
-	}
-	name := f.find(subject)
-	if name < 0 {
-		return
-	}
-	l.all = append(l.all, line...)
-	if f.steady[name] {
-		l.steady = append(l.steady, line...)
-	} else {
-		l.moving = append(l.moving, line...)
-	}
+	return quoted(subject) || f.find(subject) != nil
 }
+
+// quoted says whether the name of the sample or type that begins with subject is in quotes.
+func quoted(subject []byte) bool { return subject[0] == '{' || subject[0] == '"' }
 
 // typed gives what follows TYPE in a comment that tells a type.
 func typed(comment []byte) (subject []byte, tells bool) {
@@ -106,19 +85,19 @@ func typed(comment []byte) (subject []byte, tells bool) {
 	return skipBlanks(comment), true
 }
 
-// find gives the wanted name with which line begins, or -1.
-func (f *filter) find(line []byte) int {
+// find gives the wanted name with which line begins, or nil.
+func (f *filter) find(line []byte) []byte {
 	if len(line) <= f.at {
-		return -1
+		return nil
 	}
-	for _, i := range f.by[line[f.at]] {
-		if name := f.names[i]; bytes.HasPrefix(line, name) {
+	for _, name := range f.by[line[f.at]] {
+		if bytes.HasPrefix(line, name) {
 			if after := line[len(name)]; after == '{' || blank(after) {
-				return i
+				return name
 			}
 		}
 	}
-	return -1
+	return nil
 }
 
 // skipBlanks drops leading blanks of a line that ends with its line break, which is never dropped.

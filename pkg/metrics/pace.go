@@ -9,11 +9,12 @@ import (
 )
 
 const (
-	stretch     = 50                    // a page is asked for at most once in so many times of what it takes to answer
-	longest     = time.Second           // to which a slow page stretches the interval
-	longestWait = 2 * time.Second       // between two attempts at a page that can't be read
-	clockEvery  = 8                     // attempts, of which one is clocked
-	unmetered   = 40 * time.Microsecond // CPU of one page that no clock sees: see BenchmarkScrape
+	stretch      = 50                    // a page is asked for at most once in so many times of what it takes to answer
+	longest      = time.Second           // to which a slow page stretches the interval
+	longestWait  = 2 * time.Second       // between two attempts at a page that can't be read
+	longestSleep = 2 * time.Second       // after which a pod's goroutine looks whether the settings have changed
+	clockEvery   = 8                     // attempts, of which one is clocked
+	unmetered    = 40 * time.Microsecond // CPU of one page that no clock sees: see BenchmarkScrape
 )
 
 // pace decides when a pod's page is asked for next. It belongs to one pod; the total is shared by all.
@@ -57,15 +58,22 @@ func (p *pace) interval(v *settings.Values) time.Duration {
 	return max(set, slow, affordable)
 }
 
-// next is the time from the beginning of one attempt to the next: around the interval, so that pods drift apart, and
-// longer after failures.
-func (p *pace) next(v *settings.Values, random *rand.Rand) time.Duration {
+// wait is the time from the beginning of one attempt to the next: the interval, or after failures what they have grown
+// to. It is short also where the interval is long: a pod that can't be read is kept aside, and may be back in a second.
+func (p *pace) wait(v *settings.Values) time.Duration {
 	interval := p.interval(v)
 	if p.failures == 0 {
-		return jitter(interval, 0.1, random)
+		return interval
 	}
-	backOff := interval << min(p.failures-1, 10)
-	return jitter(max(interval, min(backOff, longestWait)), 0.25, random)
+	return min(interval<<min(p.failures-1, 10), longestWait)
+}
+
+// around gives a time like wait, so that pods drift apart.
+func (p *pace) around(wait time.Duration, random *rand.Rand) time.Duration {
+	if p.failures == 0 {
+		return jitter(wait, 0.1, random)
+	}
+	return jitter(wait, 0.25, random)
 }
 
 // jitter gives a time in d × (1 ± share).

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -39,36 +40,53 @@ func TestInterval(t *testing.T) {
 }
 
 func TestBackOff(t *testing.T) {
-	var total atomic.Int64
-	p := pace{total: &total}
-	random := rand.New(rand.NewPCG(1, 2))
-	v := &settings.Values{RefreshMetricsInterval: 200 * time.Millisecond, ScrapeBudget: 0.25}
-	for failures, want := range []time.Duration{0, 200, 400, 800, 1600, 2000, 2000} {
-		if want == 0 {
-			continue
-		}
-		p.failed()
-		want *= time.Millisecond
-		for range 100 {
-			if got := p.next(v, random); got < want*3/4 || got > want*5/4 {
-				t.Fatalf("after %d failures: %v, want %v ± 25 %%", failures, got, want)
+	const ms = time.Millisecond
+	tests := []struct {
+		interval time.Duration
+		waits    []time.Duration // after 0, 1, 2 … failures
+	}{
+		{200 * ms, []time.Duration{200 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 2000 * ms, 2000 * ms}},
+		{1500 * ms, []time.Duration{1500 * ms, 1500 * ms, 2000 * ms}},
+		{time.Minute, []time.Duration{time.Minute, 2000 * ms, 2000 * ms}}, // a long interval keeps no pod aside
+	}
+	for _, test := range tests {
+		t.Run(test.interval.String(), func(t *testing.T) {
+			var total atomic.Int64
+			p := pace{total: &total}
+			v := &settings.Values{RefreshMetricsInterval: test.interval, ScrapeBudget: 0.25}
+			for failures, want := range test.waits {
+				if got := p.wait(v); got != want {
+					t.Errorf("after %d failures: %v, want %v", failures, got, want)
+				}
+				p.failed()
 			}
+			p.failures = 1000
+			if got := p.wait(v); got != longestWait {
+				t.Errorf("after many failures: %v, want %v", got, longestWait)
+			}
+			p.read(ms)
+			if got := p.wait(v); got != test.interval {
+				t.Errorf("after a page that could be read: %v, want %v", got, test.interval)
+			}
+		})
+	}
+}
+
+func TestPodsDriftApart(t *testing.T) {
+	p, random := pace{}, rand.New(rand.NewPCG(1, 2))
+	for failures, share := range []float64{0.1, 0.25} {
+		p.failures = failures
+		seen := map[time.Duration]bool{}
+		for range 100 {
+			got := p.around(time.Second, random)
+			if off := math.Abs(got.Seconds() - 1); off > share {
+				t.Fatalf("after %d failures: %v, want 1 s ± %v", failures, got, share)
+			}
+			seen[got] = true
 		}
-	}
-	for range 100 {
-		p.failed()
-	}
-	if got := p.next(v, random); got > 2500*time.Millisecond {
-		t.Errorf("after many failures: %v", got)
-	}
-	v.RefreshMetricsInterval = time.Minute
-	if got := p.next(v, random); got < 45*time.Second {
-		t.Errorf("a longer interval is kept: %v", got)
-	}
-	p.read(time.Millisecond)
-	v.RefreshMetricsInterval = 200 * time.Millisecond
-	if got := p.next(v, random); got > 220*time.Millisecond {
-		t.Errorf("after a page that could be read: %v", got)
+		if len(seen) < 50 {
+			t.Errorf("after %d failures: %d times in 100", failures, len(seen))
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -24,20 +23,14 @@ const (
 // A workspace reads pages one after the other and reuses its memory. It is for one page at a time.
 type workspace struct {
 	buffer []byte
-	kept   lines
+	kept   []byte // the lines that matter
+	shape  shape
 	head   []byte // the beginning of the page, to name what came instead
 	parser expfmt.TextParser
 }
 
 func newWorkspace() *workspace {
 	return &workspace{buffer: make([]byte, startBuffer), parser: expfmt.NewTextParser(model.UTF8Validation)}
-}
-
-// memory keeps what a pod's page said of what hardly ever changes, so that it is parsed once: one line of vLLM's
-// configuration has 36 labels and costs more than all other lines together.
-type memory struct {
-	text []byte
-	page runtime.Page
 }
 
 // read reads one page of server to its end and gives its numbers. m belongs to the page's pod. c takes the CPU time
@@ -54,7 +47,7 @@ func (w *workspace) read(body io.Reader, server *runtime.Server, f *filter, m *m
 
 // filter fills w.kept with the lines that matter.
 func (w *workspace) filter(body io.Reader, f *filter, c *clock) error {
-	w.kept.reset()
+	w.kept = w.kept[:0]
 	w.head = w.head[:0]
 	size, pending := 0, 0
 	for {
@@ -69,7 +62,8 @@ func (w *workspace) filter(body io.Reader, f *filter, c *clock) error {
 			w.head = append(w.head, w.buffer[:min(n, 48)]...)
 		}
 		c.run(func() {
-			rest := f.keep(&w.kept, w.buffer[:pending+n])
+			var rest int
+			w.kept, rest = f.keep(w.kept, w.buffer[:pending+n])
 			pending = copy(w.buffer, w.buffer[rest:pending+n])
 		})
 		if errors.Is(err, io.EOF) {
@@ -85,7 +79,7 @@ func (w *workspace) filter(body io.Reader, f *filter, c *clock) error {
 // lastLine takes a last line without line break.
 func (w *workspace) lastLine(f *filter, pending int) {
 	if pending > 0 {
-		f.keep(&w.kept, append(w.buffer[:pending], '\n'))
+		w.kept, _ = f.keep(w.kept, append(w.buffer[:pending], '\n'))
 	}
 }
 
@@ -102,22 +96,15 @@ func (w *workspace) reading(server *runtime.Server, m *memory) (runtime.Reading,
 }
 
 func (w *workspace) families(m *memory) (runtime.Page, error) {
-	if w.kept.odd {
-		return w.parse(w.kept.all)
+	plain := w.shape.take(w.kept)
+	if plain && m.recall(&w.shape) {
+		return m.page, nil
 	}
-	page, err := w.parse(w.kept.moving)
-	if err != nil {
-		return nil, err
+	page, err := w.parse(w.kept)
+	if err == nil && plain {
+		m.remember(page, &w.shape)
 	}
-	if m.page == nil || !bytes.Equal(w.kept.steady, m.text) {
-		steady, err := w.parse(w.kept.steady)
-		if err != nil {
-			return nil, err
-		}
-		m.page, m.text = steady, append(m.text[:0], w.kept.steady...)
-	}
-	maps.Copy(page, m.page)
-	return page, nil
+	return page, err
 }
 
 func (w *workspace) parse(text []byte) (runtime.Page, error) {
@@ -144,7 +131,7 @@ func (w *workspace) tidy() {
 	if len(w.buffer) > keepBuffer {
 		w.buffer = make([]byte, startBuffer)
 	}
-	if cap(w.kept.all) > keepBuffer {
-		w.kept = lines{}
+	if cap(w.kept) > keepBuffer {
+		w.kept, w.shape = nil, shape{}
 	}
 }

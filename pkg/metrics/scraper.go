@@ -144,13 +144,14 @@ type target struct {
 	pace    pace
 	random  *rand.Rand
 	clock   clock
+	timer   *time.Timer // only sleep uses it
 	tries   int
 	path    int  // which of the runtime's paths has the page
 	told    bool // missing metrics have been logged
 
 	began   time.Time     // of the last attempt
 	due     time.Duration // after began: the next attempt
-	planned time.Duration // the interval on which due rests
+	planned time.Duration // the wait on which due rests
 }
 
 func (s *Scraper) newTarget(pod *pool.Pod) *target {
@@ -160,11 +161,13 @@ func (s *Scraper) newTarget(pod *pool.Pod) *target {
 		random: rand.New(rand.NewPCG(rand.Uint64(), uint64(pod.ID))),
 	}
 	t.client = newClient(s.dial, &t.clock)
+	t.timer = time.NewTimer(longestSleep)
 	return t
 }
 
 func (t *target) loop(ctx context.Context) {
 	defer t.client.close()
+	defer t.timer.Stop()
 	defer t.pace.leave()
 	t.began = time.Now()
 	t.due = time.Duration(t.random.Float64() * float64(min(t.settings.Current().RefreshMetricsInterval, longest)))
@@ -191,27 +194,26 @@ func (t *target) start() {
 // plan sets when the next attempt is due, if this one took so long: never right after it.
 func (t *target) plan(took time.Duration) {
 	v := t.settings.Current()
-	t.planned = t.pace.interval(v)
-	t.due = max(t.pace.next(v, t.random), took+t.planned/2)
+	t.planned = t.pace.wait(v)
+	t.due = max(t.pace.around(t.planned, t.random), took+t.planned/2)
 }
 
 // sleep waits until the next attempt is due, and plans anew when the settings shorten the interval meanwhile. It says
 // whether there is to be one.
 func (t *target) sleep(ctx context.Context) bool {
 	for {
-		if t.pace.interval(t.settings.Current()) < t.planned/2 {
+		if t.pace.wait(t.settings.Current()) < t.planned/2 {
 			t.plan(0)
 		}
 		rest := t.due - time.Since(t.began)
 		if rest <= 0 {
 			return ctx.Err() == nil
 		}
-		timer := time.NewTimer(min(rest, longest))
+		t.timer.Reset(min(rest, longestSleep))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return false
-		case <-timer.C:
+		case <-t.timer.C:
 		}
 	}
 }
@@ -277,14 +279,13 @@ func (t *target) page(ctx context.Context, pod *pool.Pod) (runtime.Reading, erro
 	if port == 0 {
 		port = server.MetricsPort(pod.Address.Port())
 	}
-	host := netip.AddrPortFrom(pod.Address.Addr(), port).String()
-	ctx, cancel := context.WithTimeout(ctx, v.ScrapeTimeout)
-	defer cancel()
+	host := netip.AddrPortFrom(pod.Address.Addr(), port)
+	deadline := time.Now().Add(v.ScrapeTimeout)
 
 	var first error
 	for range server.Paths {
 		path := server.Paths[t.path%len(server.Paths)]
-		reading, err := t.pageAt(ctx, server, host, path)
+		reading, err := t.pageAt(ctx, deadline, server, host, path)
 		if err == nil {
 			return reading, nil
 		}
@@ -300,16 +301,16 @@ func (t *target) page(ctx context.Context, pod *pool.Pod) (runtime.Reading, erro
 	return runtime.Reading{}, first
 }
 
-func (t *target) pageAt(ctx context.Context, server *readable, host, path string) (runtime.Reading, error) {
-	resp, err := t.client.get(ctx, host, path)
+func (t *target) pageAt(ctx context.Context, deadline time.Time, server *readable, host netip.AddrPort, path string) (runtime.Reading, error) {
+	body, err := t.client.get(ctx, deadline, host, path)
 	if err != nil {
 		return runtime.Reading{}, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end, or given up
+	defer body.Close() //nolint:errcheck // read to its end, or given up
 	w := t.workspaces.Get().(*workspace)
 	defer t.workspaces.Put(w)
 	defer w.tidy()
-	return w.read(resp.Body, server.Server, server.filter, &t.memory, &t.clock)
+	return w.read(body, server.Server, server.filter, &t.memory, &t.clock)
 }
 
 // explain adds what was expected to errors of the network, which tell only what came.

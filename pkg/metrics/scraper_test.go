@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pilotfish-epp/pilotfish/pkg/pool"
@@ -192,6 +194,41 @@ func TestRefusedConnectionIsToldAsSuch(t *testing.T) {
 	if !errors.Is(load.PageError, syscall.ECONNREFUSED) || reasonOf(load.PageError) != Unreachable || !load.Refused {
 		t.Errorf("got %v", load.PageError)
 	}
+}
+
+// A pod at which nobody listens is kept aside until its page is read again, so that a long interval must not delay that.
+func TestPodThatIsBackIsSeenSoonAlsoWithALongInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		address := netip.MustParseAddrPort("10.0.0.1:8000")
+		var refused time.Time
+		s := start(t, map[string]string{"REFRESH_METRICS_INTERVAL": "60s"}, func(context.Context, string, string) (net.Conn, error) {
+			if refused.IsZero() {
+				refused = time.Now()
+				return nil, &net.OpError{Op: "dial", Addr: net.TCPAddrFromAddrPort(address), Err: syscall.ECONNREFUSED}
+			}
+			client, server := net.Pipe()
+			go func() {
+				defer server.Close() //nolint:errcheck // the page is written, or the scraper fails
+				if _, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
+					fmt.Fprint(server, "HTTP/1.0 200 OK\r\n\r\nvllm:num_requests_running 1\n")
+				}
+			}()
+			return client, nil
+		})
+		pod := pool.Endpoint{Name: "gone", Address: address}
+		s.set(pod)
+		load := s.until(pod, func(l pool.Load) bool { return l.PageFailures > 0 || l.HasReport })
+		if !load.Refused {
+			t.Errorf("the connection was not refused: %+v", load)
+		}
+		s.until(pod, hasReport)
+		if took := time.Since(refused); took > longestWait*5/4+100*time.Millisecond {
+			t.Errorf("seen again after %v, want at most %v", took, longestWait*5/4)
+		}
+		if got := s.until(pod, hasReport).Report.Interval; got != time.Minute {
+			t.Errorf("next page in %v", got)
+		}
+	})
 }
 
 func TestPageThatCanBeReadAgain(t *testing.T) {
@@ -397,7 +434,7 @@ type scene struct {
 	failed map[string][]string
 }
 
-func start(t *testing.T, environment map[string]string) *scene {
+func start(t *testing.T, environment map[string]string, dial ...dialer) *scene {
 	t.Helper()
 	env := map[string]string{"REFRESH_METRICS_INTERVAL": "10ms", "SCRAPE_BUDGET": "0"}
 	for name, value := range environment {
@@ -408,7 +445,11 @@ func start(t *testing.T, environment map[string]string) *scene {
 		t.Fatal(err)
 	}
 	s := &scene{t: t, servers: map[netip.AddrPort]*httptest.Server{}, failed: map[string][]string{}}
-	s.Scraper = NewScraper(Options{Pool: pool.New(), Settings: store, Observer: s, Logger: slog.New(slog.NewTextHandler(s, nil))})
+	o := Options{Pool: pool.New(), Settings: store, Observer: s, Logger: slog.New(slog.NewTextHandler(s, nil))}
+	for _, d := range dial {
+		o.Dial = d
+	}
+	s.Scraper = NewScraper(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan bool)
 	go func() {

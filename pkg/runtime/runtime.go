@@ -21,7 +21,6 @@ type Page map[string]*dto.MetricFamily
 type Server struct {
 	Name     string   // the value of MODEL_SERVER_RUNTIME and of an endpoint's runtime
 	Families []string // every metric family that Read looks at
-	Steady   []string // those of Families that say the same on nearly every page: how the server was started
 	Paths    []string // where the page may be, the usual place first
 
 	metricsPort uint16 // 0: the port that serves requests

@@ -159,11 +159,6 @@ func TestLookup(t *testing.T) {
 		if s.Name != name || len(s.Families) == 0 || len(s.Paths) == 0 || slices.Contains(s.Families, "") {
 			t.Errorf("%s is incomplete: %+v", name, s)
 		}
-		for _, steady := range s.Steady {
-			if !slices.Contains(s.Families, steady) {
-				t.Errorf("%s: %s is none of its families", name, steady)
-			}
-		}
 	}
 	if port := lookup(t, "vllm").MetricsPort(8000); port != 8000 {
 		t.Errorf("vllm's metrics port is %d", port)

@@ -17,8 +17,7 @@ func sglang() *Server {
 			"sglang:cache_config_info",
 			"process_start_time_seconds",
 		},
-		Steady: []string{"sglang:cache_config_info", "sglang:page_size", "sglang:num_pages", "process_start_time_seconds"},
-		read:   readSGLang,
+		read: readSGLang,
 	}
 }
 

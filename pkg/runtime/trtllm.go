@@ -18,8 +18,7 @@ func trtllm() *Server {
 			"trtllm_kv_cache_max_blocks",
 			"process_start_time_seconds",
 		},
-		Steady: []string{"trtllm_kv_cache_tokens_per_block", "trtllm_kv_cache_max_blocks", "process_start_time_seconds"},
-		read:   readTRTLLM,
+		read: readTRTLLM,
 	}
 }
 

@@ -21,8 +21,7 @@ func vllm() *Server {
 			"vllm:engine_sleep_state",
 			"process_start_time_seconds",
 		},
-		Steady: []string{"vllm:cache_config_info", "process_start_time_seconds"},
-		read:   readVLLM,
+		read: readVLLM,
 	}
 }
 
