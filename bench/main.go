@@ -25,6 +25,6 @@ func newCommand() *cobra.Command {
 		Short:        "Simulated engines, load, replay and reports for Pilotfish",
 		SilenceUsage: true,
 	}
-	root.AddCommand(newEngineCommand(), newRunCommand(), newCostCommand())
+	root.AddCommand(newEngineCommand(), newRunCommand(), newCostCommand(), newOverloadCommand())
 	return root
 }
