@@ -1,0 +1,126 @@
+package queue
+
+import "time"
+
+// A Try is what became of an item that Dispatch offered.
+type Try uint8
+
+const (
+	// Taken: the item goes. It leaves the queue.
+	Taken Try = iota
+	// LaneFull: no pod of the item's lane has room for anyone of its priority or a lower one. The lane is skipped for the rest of the
+	// Dispatch. In lane 0, any pod, that is AllFull.
+	LaneFull
+	// AllFull: no pod has room for anyone of the item's priority or a lower one. The Dispatch ends.
+	AllFull
+)
+
+// String returns the try's name in lower case.
+func (t Try) String() string {
+	switch t {
+	case Taken:
+		return "taken"
+	case LaneFull:
+		return "lane full"
+	default:
+		return "all full"
+	}
+}
+
+// Dispatch offers items to try, in the order in which they are to go, until nobody waits whom try hasn't refused, and returns how many
+// were taken. An item is the queue's until Dispatch has returned.
+//
+// It takes O(log n) steps for each item taken, and the same for each lane found full and for each flow whose next item is in that lane
+// but that has others elsewhere. It doesn't look at deadlines: those who are due leave by Expire, which goes first.
+func (q *Queue[V]) Dispatch(now time.Time, try func(*Item[V]) Try) (taken int) {
+	q.advance(now)
+	q.dispatches++
+	defer q.restore()
+	for i := 0; i < len(q.order); {
+		b := q.order[i]
+		n, more := q.serve(b, try)
+		taken += n
+		if !more {
+			break
+		}
+		if b.waiting > 0 { // otherwise it has left the order
+			i++
+		}
+	}
+	return taken
+}
+
+// serve dispatches from one band. more says whether lower ones may go on.
+func (q *Queue[V]) serve(b *band[V], try func(*Item[V]) Try) (taken int, more bool) {
+	for len(b.sections) > 0 {
+		s := b.sections[0]
+		if s.lane.full == q.dispatches {
+			q.setAside(s)
+			continue
+		}
+		it := s.next().lines[0].items.oldest
+		switch try(it) {
+		case Taken:
+			q.take(it)
+			taken++
+		case LaneFull:
+			if s.lane.id == 0 {
+				return taken, false
+			}
+			s.lane.full = q.dispatches
+		default:
+			return taken, false
+		}
+	}
+	return taken, true
+}
+
+func (q *Queue[V]) take(it *Item[V]) {
+	q.charge(it)
+	q.remove(it)
+	if q.waiting > 0 {
+		q.drain.taken++
+	}
+}
+
+// aside is what a Dispatch doesn't look at any more, because the lane is full.
+type aside[V any] struct {
+	sections []*section[V]
+	lines    []*line[V]
+}
+
+// setAside takes a section whose lane is full out of its band's heap, and files elsewhere those flows that have items in open lanes.
+func (q *Queue[V]) setAside(s *section[V]) {
+	s.band.sections.remove(s.pos)
+	s.aside = true
+	q.aside.sections = append(q.aside.sections, s)
+	for len(s.mixed) > 0 {
+		f := s.mixed[0].flow
+		for len(f.lines) > 0 && f.lines[0].section.lane.full == q.dispatches {
+			l := f.lines[0]
+			f.lines.remove(0)
+			if f.aside == nil {
+				f.aside = l
+			}
+			q.aside.lines = append(q.aside.lines, l)
+		}
+		f.file()
+	}
+}
+
+// restore puts back what was set aside.
+func (q *Queue[V]) restore() {
+	for _, l := range q.aside.lines {
+		f := l.flow
+		f.aside = nil
+		f.lines.push(l)
+		f.file()
+	}
+	for _, s := range q.aside.sections {
+		s.aside = false
+		s.fix()
+	}
+	clear(q.aside.lines)
+	clear(q.aside.sections)
+	q.aside.lines, q.aside.sections = q.aside.lines[:0], q.aside.sections[:0]
+}

@@ -1,0 +1,74 @@
+package queue
+
+// ranked is what a heap holds: it knows its order, and remembers where it stands so that it can be found again.
+type ranked[E any] interface {
+	before(other E) bool
+	moved(to int)
+}
+
+// A heap is a binary heap of elements that know their place.
+type heap[E ranked[E]] []E
+
+func (h *heap[E]) push(e E) {
+	*h = append(*h, e)
+	h.up(len(*h) - 1)
+}
+
+// remove takes out what stands at i.
+func (h *heap[E]) remove(i int) {
+	old := *h
+	last := len(old) - 1
+	removed := old[i]
+	old[i] = old[last]
+	var none E
+	old[last] = none
+	*h = old[:last]
+	if i < last {
+		h.fix(i)
+	}
+	removed.moved(-1)
+}
+
+// fix restores the order after the element at i has changed.
+func (h heap[E]) fix(i int) {
+	if !h.up(i) {
+		h.down(i)
+	}
+}
+
+func (h heap[E]) up(i int) (moved bool) {
+	e := h[i]
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !e.before(h[parent]) {
+			break
+		}
+		h[i] = h[parent]
+		h[i].moved(i)
+		i, moved = parent, true
+	}
+	h[i] = e
+	e.moved(i)
+	return moved
+}
+
+func (h heap[E]) down(i int) {
+	e := h[i]
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			break
+		}
+		if right := child + 1; right < len(h) && h[right].before(h[child]) {
+			child = right
+		}
+		if !h[child].before(e) {
+			break
+		}
+		h[i] = h[child]
+		h[i].moved(i)
+		i = child
+	}
+	h[i] = e
+	e.moved(i)
+}
