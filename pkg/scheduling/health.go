@@ -29,7 +29,9 @@ const (
 	setAside       // doesn't answer
 )
 
-func (c class) String() string { return [...]string{"healthy", "trial", "full", "suspect", "set aside"}[c] }
+func (c class) String() string {
+	return [...]string{"healthy", "trial", "full", "suspect", "set aside"}[c]
+}
 
 // classify ranks a pod. A page that can't be read doesn't stop traffic as long as requests are answered; requests that
 // go unanswered set a pod aside, the first one already where its page fails too. Answers that have begun don't keep a pod

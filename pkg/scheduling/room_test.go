@@ -1,0 +1,81 @@
+package scheduling
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/pilotfish-epp/pilotfish/pkg/pool"
+)
+
+func TestWhoHasRoom(t *testing.T) {
+	usual := Room{Depth: 5, KV: 0.8}
+	sent := func(n int) func(*pool.Load) { return func(l *pool.Load) { l.InFlight += n } }
+	stale := func(l *pool.Load) { l.Report.Taken = pool.At(now.Add(-time.Minute)) }
+	for _, c := range []struct {
+		name string
+		room Room
+		pods []*pool.Pod
+		want string // the pod picked, or "none"
+	}{
+		{"an idle pod", usual, fleet(reported(0, 0, 0)), "a"},
+		{"fewer wait than the threshold", usual, fleet(reported(4, 8, .5)), "a"},
+		{"as many wait as the threshold", usual, fleet(reported(5, 8, .5)), "none"},
+		{"what was sent since counts", usual, fleet(with(reported(3, 8, .5), sent(2))), "none"},
+		{"what ended since makes room", usual, fleet(with(reported(5, 8, .5), sent(-1))), "a"},
+		{"places known to be free are no queue", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 22 })), "a"},
+		{"until they are taken", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 23 })), "none"},
+		{"a pod that lets nobody wait is tried with one more", usual, fleet(with(reported(0, 2, .1), sent(5))), "a"},
+		{"but no further than the threshold", usual, fleet(with(reported(0, 2, .1), sent(6))), "none"},
+		{"a full KV cache", usual, fleet(reported(0, 2, .8)), "none"},
+		{"less than the threshold of it", usual, fleet(reported(0, 2, .79)), "a"},
+		{"filled by what was sent since", usual, fleet(with(reported(0, 2, .7), func(l *pool.Load) { l.Uncached = 41_000 })), "none"},
+		{"emptied by what ended since", usual, fleet(with(reported(0, 4, .9), func(l *pool.Load) { l.Report.InFlight = 4; l.InFlight = 2 })), "a"},
+		{"the sheddable go only where none waits", Room{1, .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
+		{"and only one of them", Room{1, .8}, fleet(with(reported(0, 8, .5), sent(2))), "none"},
+		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
+		{"a pod on trial", usual, fleet(pool.Load{PageFailures: pageTries}), "a"},
+		{"one trial at a time", usual, fleet(pool.Load{PageFailures: pageTries, InFlight: 1}), "none"},
+		{"no metrics anywhere: all have room", usual, fleet(pool.Load{InFlight: 50}, pool.Load{InFlight: 60}), "a"},
+		{"a stale report isn't used", usual, fleet(with(reported(9, 9, .9), stale)), "a"},
+		{"a pod without metrics takes no more than the fullest one has", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 18}), "b"},
+		{"and not all that finds no room", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 19}), "none"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := "none"
+			r := Request{Tokens: 100, Room: &c.room}
+			var p Picker
+			if pick, ok := p.Choose(now, c.pods, &r, strategy(false), 0); ok {
+				got = names(pick)
+			}
+			if got != c.want {
+				t.Errorf("picked %q, want %q", got, c.want)
+			}
+			if saturated := Saturated(now, c.pods, &r, strategy(false), &c.room); saturated != (c.want == "none" && Alive(now, c.pods, &r)) {
+				t.Errorf("saturated: %v", saturated)
+			}
+		})
+	}
+}
+
+func TestFallbacksNeedNoRoom(t *testing.T) {
+	pods := fleet(reported(9, 9, .5), reported(0, 9, .5), pool.Load{Refused: true})
+	r := Request{Room: &Room{Depth: 5, KV: 0.8}}
+	var p Picker
+	if pick, ok := p.Choose(now, pods, &r, strategy(false), 2); !ok || names(pick) != "b a c" {
+		t.Errorf("picked %q, want b, which has room, and then the others by trust", names(pick))
+	}
+}
+
+func TestSaturationHeedsTheSubset(t *testing.T) {
+	pods := fleet(reported(9, 9, .5), reported(0, 0, 0))
+	room := Room{Depth: 5, KV: 0.8}
+	r := Request{HasSubset: true, Subset: []netip.AddrPort{pods[0].Address}}
+	if !Saturated(now, pods, &r, strategy(false), &room) {
+		t.Error("the only pod allowed is saturated, and the request isn't told so")
+	}
+	r.Subset = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:1")}
+	if Saturated(now, pods, &r, strategy(false), &room) || Alive(now, pods, &r) {
+		t.Error("a pod that isn't there is neither saturated nor alive")
+	}
+}
