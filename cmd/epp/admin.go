@@ -195,12 +195,9 @@ func (a *admin) debugIndex(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, view)
 }
 
-// debugQueue shows an empty queue: requests never wait in this build.
+// debugQueue shows what waits, by priority.
 func (a *admin) debugQueue(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, struct {
-		Waiting int   `json:"waiting"`
-		Bytes   int64 `json:"bytes"`
-	}{})
+	writeJSON(w, http.StatusOK, telemetry.ViewQueue(queueLevels(a.router.Waiting(), a.now())))
 }
 
 // podLoads are the pods as the metrics page shows them.

@@ -14,7 +14,7 @@ func (p *picker) discover(ctx, background context.Context, loops *sync.WaitGroup
 	first := make(chan struct{})
 	var once sync.Once
 	p.file = discovery.NewFile(p.settings.Current().Endpoints, discovery.Options{
-		Pool: p.pool, Logger: p.logger, Now: p.now,
+		Pool: p.pool, Logger: p.logger, Now: p.now, Priorities: p.router.SetPriorities,
 		Reloaded: func(err error) {
 			p.metrics.EndpointsReloaded(err == nil)
 			if err == nil {

@@ -42,7 +42,7 @@ func (o *observer) Picked(d *routing.Decision) {
 	record.Pod, record.Address = pod.Name, pod.Authority
 	record.Blocks, record.Matched = d.Blocks, d.Matched
 	record.Reason, record.Cost, record.Candidates = d.Pick.Reason.String(), d.Pick.Cost.Total(), d.Pick.Candidates
-	record.Latency = d.Took
+	record.Latency, record.Wait, record.Priority = d.Took, d.Waited, d.Priority
 	o.decisions.Write(&record)
 }
 
@@ -74,6 +74,25 @@ func (o *observer) Finished(out *routing.Outcome) {
 		HasUsage: out.Usage.Present, Prompt: out.Usage.Prompt, Cached: out.Usage.Cached, Completion: out.Usage.Completion,
 		Predicted: out.Predicted,
 	})
+}
+
+// Waited implements routing.Observer.
+func (o *observer) Waited(w *routing.Wait) { o.metrics.Waited(w.Priority, waitText(w.End), w.Took) }
+
+func waitText(e routing.WaitEnd) string {
+	switch e {
+	case routing.Dispatched:
+		return telemetry.WaitDispatched
+	case routing.Discarded:
+		return telemetry.WaitDiscarded
+	case routing.Expired:
+		return telemetry.WaitExpired
+	case routing.Cancelled:
+		return telemetry.WaitCancelled
+	case routing.Closed:
+		return telemetry.WaitShutdown
+	}
+	return telemetry.WaitRefused
 }
 
 func endText(e routing.End) string {

@@ -19,6 +19,7 @@ import (
 	"github.com/pilotfish-epp/pilotfish/pkg/extproc"
 	"github.com/pilotfish-epp/pilotfish/pkg/metrics"
 	"github.com/pilotfish-epp/pilotfish/pkg/pool"
+	"github.com/pilotfish-epp/pilotfish/pkg/queue"
 	"github.com/pilotfish-epp/pilotfish/pkg/routing"
 	"github.com/pilotfish-epp/pilotfish/pkg/settings"
 	"github.com/pilotfish-epp/pilotfish/pkg/telemetry"
@@ -36,9 +37,6 @@ func serve(ctx context.Context, store *settings.Store, warnings []string, stdout
 	}
 	if err := servable(v); err != nil {
 		return err
-	}
-	if v.Queueing {
-		logger.Warn("QUEUEING: this build doesn't hold requests; each is sent to a pod at once")
 	}
 	p, err := newPicker(store, logger, stdout)
 	if err != nil {
@@ -68,6 +66,7 @@ type picker struct {
 	pool      *pool.Pool
 	file      *discovery.File
 	scraper   *metrics.Scraper
+	router    *routing.Router
 	extproc   *extproc.Server
 	health    *extproc.Health
 	admin     admin
@@ -121,14 +120,14 @@ func newPicker(store *settings.Store, logger *slog.Logger, stdout io.Writer) (*p
 			logger.Info("setting changed", "setting", c.Name, "from", c.Old, "to", c.New, "layer", c.Layer.String())
 		}
 	})
-	router := routing.New(routing.Options{
+	p.router = routing.New(routing.Options{
 		Pool: p.pool, Settings: store,
 		Observer: &observer{metrics: m, decisions: p.decisions, settings: store, now: p.now},
 	})
 	p.scraper = metrics.NewScraper(metrics.Options{Pool: p.pool, Settings: store, Logger: logger, Observer: m})
-	p.extproc = extproc.NewServer(extproc.Options{Router: router, Settings: store, Logger: logger})
+	p.extproc = extproc.NewServer(extproc.Options{Router: p.router, Settings: store, Logger: logger})
 	p.admin = admin{
-		settings: store, metrics: registry, pool: p.pool, router: router, now: p.now,
+		settings: store, metrics: registry, pool: p.pool, router: p.router, now: p.now,
 		status: p.status,
 	}
 	p.pool.OnChange(func(joined, left []*pool.Pod) { forget(m, p.pool, left) })
@@ -166,10 +165,11 @@ func (p *picker) sources(poolName string) telemetry.Sources {
 		PoolName: poolName,
 		Pods:     p.admin.podLoads,
 		Index: func() telemetry.IndexSize {
-			s := p.admin.router.Index().Stats()
+			s := p.router.Index().Stats()
 			return telemetry.IndexSize{Blocks: s.Blocks, Bytes: s.Bytes, Evictions: s.Evictions}
 		},
 		Streams:  func() telemetry.StreamCounts { return streamCounts(p.extproc.Stats()) },
+		Queue:    func() []telemetry.QueueLevel { return queueLevels(p.router.Waiting(), p.now()) },
 		Buffered: func() int64 { return p.extproc.Stats().BufferedBytes },
 		Refused:  func() int { return len(p.settings.Problems()) },
 		Interval: p.scrapeInterval,
@@ -183,6 +183,14 @@ func (p *picker) scrapeInterval() time.Duration {
 		longest = max(longest, l.Report.Interval)
 	}
 	return longest
+}
+
+func queueLevels(waiting []queue.PriorityStats, now time.Time) []telemetry.QueueLevel {
+	levels := make([]telemetry.QueueLevel, len(waiting))
+	for i, l := range waiting {
+		levels[i] = telemetry.QueueLevel{Priority: l.Priority, Length: l.Len, Bytes: l.Bytes, OldestAge: now.Sub(l.Oldest), Flows: l.Flows}
+	}
+	return levels
 }
 
 func streamCounts(s extproc.Stats) telemetry.StreamCounts {

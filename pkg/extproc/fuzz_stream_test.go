@@ -228,6 +228,8 @@ func (r *fuzzedRouter) route(_ context.Context, _ *routing.Arrival, _ ticket) *r
 	return nil
 }
 
+func (*fuzzedRouter) RefuseWaiting() {}
+
 func (r *fuzzedRouter) Refused(a *routing.Arrival, _ *routing.Refusal) {
 	r.refused++
 	if a.RequestID == "" {

@@ -169,21 +169,24 @@ func TestMalformedMessage(t *testing.T) {
 	eventually(t, "it is counted", func() bool { return s.Stats().Malformed == 1 })
 }
 
-// waitingRouter lets requests wait until their context ends.
+// waitingRouter lets requests wait until it is told to refuse them.
 type waitingRouter struct {
 	fixedRouter
-	waiting chan struct{}
+	waiting, refusing chan struct{}
 }
 
-func (r waitingRouter) route(ctx context.Context, _ *routing.Arrival, _ ticket) *routing.Refusal {
+func (r waitingRouter) route(_ context.Context, a *routing.Arrival, _ ticket) *routing.Refusal {
+	a.Waits(time.Minute)
 	r.waiting <- struct{}{}
-	<-ctx.Done()
-	return &routing.Refusal{Status: 499, Code: "gone"}
+	<-r.refusing
+	return &routing.Refusal{Status: 503, Code: "shutting_down", Reason: routing.ReasonShuttingDown}
 }
+
+func (r waitingRouter) RefuseWaiting() { close(r.refusing) }
 
 // TestShutdown: streams under way may finish; when time is up, those that wait for a pod are told so.
 func TestShutdown(t *testing.T) {
-	r := waitingRouter{waiting: make(chan struct{}, 1)}
+	r := waitingRouter{waiting: make(chan struct{}, 1), refusing: make(chan struct{})}
 	s := newServer(r, newStore(t, map[string]string{"QUEUEING": "enabled"}), nil)
 	g, client := serve(t, s)
 	stream := open(t, client)

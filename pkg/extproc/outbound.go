@@ -1,6 +1,8 @@
 package extproc
 
 import (
+	"time"
+
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -17,6 +19,7 @@ const (
 	responseImmediate       = 7 // ProcessingResponse
 	responseDynamicMetadata = 8
 	responseModeOverride    = 9
+	responseTimeoutOverride = 10
 
 	commonHeaderMutation  = 2 // CommonResponse
 	commonBodyMutation    = 3
@@ -198,6 +201,16 @@ func (e *encoder) answer(k kind, m *mutation) mem.BufferSlice {
 		e.begin(answerField(k), end, 0)
 	}
 	e.around(m)
+	return mem.BufferSlice{e.message()}
+}
+
+// patience encodes a message that answers nothing, and asks for d before the proxy gives up on the answer.
+func (e *encoder) patience(d time.Duration) mem.BufferSlice {
+	e.reset()
+	end := e.end()
+	e.number(2, uint64(d%time.Second)) // of google.protobuf.Duration: nanos, seconds
+	e.number(1, uint64(d/time.Second))
+	e.begin(responseTimeoutOverride, end, 0)
 	return mem.BufferSlice{e.message()}
 }
 

@@ -14,13 +14,8 @@ import (
 	"github.com/pilotfish-epp/pilotfish/pkg/routing"
 )
 
-var errShuttingDown = errors.New("extproc: shutting down")
-
-// Waits that a refusal advises: memory comes back as fast as requests are answered, another picker is there at once.
-const (
-	memoryRetry   = time.Second
-	shutdownRetry = time.Second
-)
+// memoryRetry is the wait that a refusal for lack of memory advises: it comes back as fast as requests are answered.
+const memoryRetry = time.Second
 
 // malformed refuses a body that is no JSON; err nil: there is no body at all.
 func malformed(err error, body []byte) *routing.Refusal {
@@ -51,13 +46,6 @@ func outOfMemory() *routing.Refusal {
 	return &routing.Refusal{
 		Status: http.StatusServiceUnavailable, Code: "buffers_full", Reason: routing.ReasonSaturated, RetryAfter: memoryRetry,
 		Message: "too many request bodies are waiting here (MAX_BUFFERED); try again",
-	}
-}
-
-func shuttingDown() *routing.Refusal {
-	return &routing.Refusal{
-		Status: http.StatusServiceUnavailable, Code: "shutting_down", Reason: routing.ReasonShuttingDown,
-		RetryAfter: shutdownRetry, Message: "this endpoint picker is shutting down; try again",
 	}
 }
 

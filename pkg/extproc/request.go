@@ -1,11 +1,10 @@
 package extproc
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc/mem"
 
@@ -261,25 +260,24 @@ func (s *stream) reads() bool {
 	return s.kind != request.Other && s.request == gathering && (s.body.len() > 0 || s.head.post)
 }
 
-// route asks for a pod. Where requests may wait, the wait ends with the stream or when the process goes away. What the
-// router refused it has told the observer of, also where the client is told of the process's end instead.
+// route asks for a pod. Where requests may wait, the wait ends with the stream.
 func (s *stream) route(a *routing.Arrival) *routing.Refusal {
 	if s.ticket == nil {
 		s.ticket = s.server.router.newTicket()
 	}
-	ctx := s.wire.Context()
-	if !s.values.Queueing {
-		return s.server.router.route(ctx, a, s.ticket)
+	return s.server.router.route(s.wire.Context(), a, s.ticket)
+}
+
+// timeoutSlack is how much longer than the longest wait the proxy is asked to be patient.
+const timeoutSlack = time.Second
+
+// waits tells the proxy that the answer under way takes up to longest, or it would go on without. In full duplex it has
+// no time limit once there is a body. A proxy that doesn't allow as much keeps to its own limit.
+func (s *stream) waits(longest time.Duration) {
+	if s.request == gathering && s.requestMode.fullDuplex() {
+		return
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(s.server.stopping, func() { cancel(errShuttingDown) })
-	defer stop()
-	refusal := s.server.router.route(ctx, a, s.ticket)
-	if refusal != nil && errors.Is(context.Cause(ctx), errShuttingDown) {
-		return shuttingDown()
-	}
-	return refusal
+	_ = s.send(s.encoder.patience(longest + timeoutSlack)) // one that has gone ends the wait by the stream's context
 }
 
 // destination gives the change that sends the request to its pod. It is valid until the next call.

@@ -523,6 +523,8 @@ func (r *scriptedRouter) route(_ context.Context, a *routing.Arrival, t ticket) 
 	return &routing.Refusal{Status: 503, Code: "no_endpoints", Message: "no endpoint can serve this request", Reason: routing.ReasonNoEndpoints}
 }
 
+func (*scriptedRouter) RefuseWaiting() {}
+
 func (r *scriptedRouter) Refused(a *routing.Arrival, no *routing.Refusal) {
 	id := a.RequestID
 	if len(id) == 36 {

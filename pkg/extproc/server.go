@@ -72,6 +72,7 @@ func (s *Server) process(w wire) error {
 	st, ok := s.streams.Get().(*stream)
 	if !ok {
 		st = &stream{server: s, body: body{pool: s.buffers}}
+		st.arrival.Waits = st.waits
 	}
 	s.counters.streams.Add(1)
 	defer s.counters.streams.Add(-1)
@@ -128,7 +129,10 @@ func (s *stream) apologize() error {
 }
 
 // RefuseWaiting answers the requests that wait for a pod now or later with 503, for a process that is about to end.
-func (s *Server) RefuseWaiting() { s.stop() }
+func (s *Server) RefuseWaiting() {
+	s.stop()
+	s.router.RefuseWaiting()
+}
 
 // routerOf is a routing.Router as streams use it.
 type routerOf struct{ *routing.Router }

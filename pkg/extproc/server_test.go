@@ -23,6 +23,8 @@ func (r fixedRouter) newTicket() ticket { return &fixedTicket{to: r.to} }
 
 func (fixedRouter) route(context.Context, *routing.Arrival, ticket) *routing.Refusal { return nil }
 
+func (fixedRouter) RefuseWaiting() {}
+
 func (fixedRouter) Refused(*routing.Arrival, *routing.Refusal) {}
 
 type fixedTicket struct {

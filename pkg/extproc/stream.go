@@ -20,6 +20,7 @@ type router interface {
 	newTicket() ticket
 	route(ctx context.Context, a *routing.Arrival, t ticket) *routing.Refusal
 	Refused(a *routing.Arrival, r *routing.Refusal)
+	RefuseWaiting()
 }
 
 // ticket is one routed request; see routing.Ticket for what the methods mean.
@@ -189,7 +190,7 @@ func (s *stream) reset() {
 	s.drop()
 	_ = s.parsed.Parse(request.Other, "", nil, false) // lets go of the body
 	s.exchange = exchange{head: requestHead{path: s.head.path, control: s.head.control[:0]}}
-	s.arrival = routing.Arrival{Subset: s.arrival.Subset[:0], Steer: s.arrival.Steer[:0]}
+	s.arrival = routing.Arrival{Subset: s.arrival.Subset[:0], Steer: s.arrival.Steer[:0], Waits: s.arrival.Waits}
 	clear(s.views)
 	clear(s.parts)
 }

@@ -209,6 +209,13 @@ func (p *Pool) Assign(now time.Time, c Chooser, l *Lease) bool {
 	return true
 }
 
+// Look lets f see the pods while the pool stands still; the rules of Chooser hold for f.
+func (p *Pool) Look(f func(*Snapshot)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(p.current.Load())
+}
+
 // Move counts the request at another pod from now on: the proxy had to take a fallback.
 func (p *Pool) Move(now time.Time, l *Lease, to *Pod) {
 	if l.charge.Pod == nil || l.charge.Pod.Load == to.Load {

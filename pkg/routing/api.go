@@ -25,6 +25,9 @@ type Arrival struct {
 	Subset    []netip.AddrPort // with HasSubset: the only addresses allowed
 	HasSubset bool
 	Steer     []netip.AddrPort // with conformance headers on: the addresses asked for, in order
+
+	// Waits is called once, before Route blocks, when the request has to wait: for so long at most. nil: nobody asks.
+	Waits func(longest time.Duration)
 }
 
 // Refusal is a request that got no pod.
@@ -43,6 +46,27 @@ const (
 	ReasonTTLExpired   = "rejected-ttl-expired"
 	ReasonCancelled    = "rejected-context-cancelled"
 	ReasonShuttingDown = "rejected-shutting-down"
+	ReasonDiscarded    = "evicted-queue-pressure"
+)
+
+// Wait tells how a request's time with the queue ended.
+type Wait struct {
+	Priority int
+	End      WaitEnd
+	Took     time.Duration // 0: it went at once, or never got in
+}
+
+// WaitEnd is the end of a wait.
+type WaitEnd uint8
+
+// The ends of waits.
+const (
+	Dispatched WaitEnd = iota // a pod had room
+	Discarded                 // it made way for another one at the queue's capacity
+	Expired                   // it waited as long as it may
+	Cancelled                 // its client left
+	Closed                    // this process is going away
+	TurnedAway                // it had to wait and didn't fit
 )
 
 // End says how a stream came to its end.

@@ -3,12 +3,14 @@ package routing
 import (
 	"context"
 	"math/rand/v2"
-	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/pilotfish-epp/pilotfish/pkg/discovery"
 	"github.com/pilotfish-epp/pilotfish/pkg/pool"
 	"github.com/pilotfish-epp/pilotfish/pkg/prefix"
+	"github.com/pilotfish-epp/pilotfish/pkg/queue"
 	"github.com/pilotfish-epp/pilotfish/pkg/request"
 	"github.com/pilotfish-epp/pilotfish/pkg/scheduling"
 	"github.com/pilotfish-epp/pilotfish/pkg/settings"
@@ -36,6 +38,9 @@ type Observer interface {
 	Refused(a *Arrival, r *Refusal)
 	// Finished follows the end of every request that had a pod.
 	Finished(o *Outcome)
+	// Waited follows the end of every wait for a pod, with QUEUEING also of those that took no time. It must be quick:
+	// others wait.
+	Waited(w *Wait)
 }
 
 // Decision tells how one pick came about.
@@ -46,7 +51,9 @@ type Decision struct {
 	Blocks   int // hashed blocks of the prompt
 	Matched  int // of them, leading ones thought to be cached at the picked pod
 	Strategy string
-	Took     time.Duration // from Route's start to the pick
+	Priority int
+	Took     time.Duration // from Route's start to the pick, without the wait
+	Waited   time.Duration // in the queue
 }
 
 // Outcome tells how a request that had a pod went.
@@ -72,11 +79,15 @@ type Router struct {
 	now      func() time.Time
 	draw     func() uint64
 
-	blockSize atomic.Int64 // that the index was filled with
-	capacity  atomic.Int64
+	waiting    *waitingRoom
+	priorities atomic.Pointer[discovery.Priorities] // nil: all Standard
+
+	following sync.Mutex
+	followed  *settings.Values // by index and queue
 }
 
-// New makes a Router and lets it follow the pool: what a pod that left or restarted had cached is forgotten.
+// New makes a Router and lets it follow the pool, which must not be in use yet, and the settings: what a pod that left or
+// restarted had cached is forgotten.
 func New(o Options) *Router {
 	v := o.Settings.Current()
 	r := &Router{
@@ -89,8 +100,9 @@ func New(o Options) *Router {
 	if r.draw == nil {
 		r.draw = rand.Uint64
 	}
-	r.blockSize.Store(int64(v.PrefixCacheHashBlockSize))
-	r.capacity.Store(int64(v.PrefixCacheLRUCapacity))
+	r.waiting, r.followed = newWaitingRoom(r, v), v
+	o.Pool.OnRoom(r.waiting.relieved)
+	o.Settings.Subscribe(func(now *settings.Values, _ []settings.Change) { r.follow(now) })
 	o.Pool.OnChange(func(joined, left []*pool.Pod) {
 		for _, pod := range left {
 			r.index.Forget(pod.ID)
@@ -106,39 +118,74 @@ func New(o Options) *Router {
 func (r *Router) Index() *prefix.Index { return r.index }
 
 // Route picks a pod for a and counts the request there, or says why it can't be served. With nil t holds the pod until
-// Ticket.Finish.
-func (r *Router) Route(_ context.Context, a *Arrival, t *Ticket) *Refusal {
+// Ticket.Finish. With QUEUEING it blocks while no pod has room, until ctx ends.
+func (r *Router) Route(ctx context.Context, a *Arrival, t *Ticket) *Refusal {
 	v := r.settings.Current()
 	t.begin(r, a, v)
+	t.priority = r.priorities.Load().Of(a.Objective, t.outcome.Model)
 	if v.RoutingStrategy == settings.StrategyPrefixCache {
-		r.match(a, t, v)
+		r.hash(a, t, v)
 	}
-	if !r.pool.Assign(t.arrived, t, &t.lease) {
-		return r.refuse(a, t)
-	}
-	if len(t.hashes) > 0 {
-		r.index.Add(t.lease.Pod().ID, t.hashes)
+	if no := r.place(ctx, a, t); no != nil {
+		r.Refused(a, no)
+		t.close()
+		return no
 	}
 	if r.observer != nil {
 		t.decision = Decision{
 			Arrival: a, Pick: &t.pick, Tokens: t.tokens, Blocks: len(t.hashes), Matched: t.matched,
-			Strategy: v.RoutingStrategy, Took: r.now().Sub(t.arrived),
+			Strategy: v.RoutingStrategy, Priority: t.priority, Took: t.took, Waited: t.waited,
 		}
 		r.observer.Picked(&t.decision)
 	}
 	return nil
 }
 
-// match hashes the prompt and looks up which pods are thought to have how much of it.
-func (r *Router) match(a *Arrival, t *Ticket, v *settings.Values) {
+// place finds a pod for t.
+func (r *Router) place(ctx context.Context, a *Arrival, t *Ticket) *Refusal {
+	r.lookUp(t)
+	if !t.values.Queueing || len(a.Steer) > 0 {
+		if r.assign(t.arrived, t) {
+			return nil
+		}
+		return r.unplaced(a, t)
+	}
+	if no := r.hopeless(a); no != nil {
+		return no
+	}
+	if r.waiting.count.Load() == 0 && r.assign(t.arrived, t) {
+		r.waitEnded(t, Dispatched)
+		return nil
+	}
+	return r.waiting.enter(ctx, a, t)
+}
+
+// assign picks a pod for t and counts the request there, if one has what t needs.
+func (r *Router) assign(now time.Time, t *Ticket) bool {
+	t.now = now
+	if !r.pool.Assign(now, t, &t.lease) {
+		return false
+	}
+	if len(t.hashes) > 0 {
+		r.index.Add(t.lease.Pod().ID, t.hashes)
+	}
+	t.took = r.now().Sub(t.arrived) - t.waited
+	return true
+}
+
+// hash hashes the prompt.
+func (r *Router) hash(a *Arrival, t *Ticket, v *settings.Values) {
 	if a.Body == nil || a.Body.PromptBytes == 0 {
 		return
 	}
-	r.follow(v)
 	t.identity = a.Body.Identity(t.identity[:0])
 	t.hasher.Reset(v.PrefixCacheHashBlockSize, v.PrefixCacheMaxPrefixBlocks, t.hashes[:0], t.target, t.identity)
 	a.Body.Prompt(&t.hasher)
 	t.hashes = t.hasher.Sum()
+}
+
+// lookUp finds out which pods are thought to have how much of the prompt.
+func (r *Router) lookUp(t *Ticket) {
 	if len(t.hashes) == 0 {
 		return
 	}
@@ -151,14 +198,33 @@ func (r *Router) match(a *Arrival, t *Ticket, v *settings.Values) {
 	r.index.Match(t.hashes, t.depth)
 }
 
-// follow brings the index to the settings in force. Hashes of another block size match nothing, so the index starts
-// afresh when the size changes.
+// follow brings the index and the queue to settings that have changed. Hashes of another block size match nothing, so the
+// index starts afresh when the size changes; those of requests under way are forgotten as others come.
 func (r *Router) follow(v *settings.Values) {
-	if had := r.blockSize.Load(); had != int64(v.PrefixCacheHashBlockSize) && r.blockSize.CompareAndSwap(had, int64(v.PrefixCacheHashBlockSize)) {
+	r.following.Lock()
+	defer r.following.Unlock()
+	if had := r.followed; had.PrefixCacheHashBlockSize != v.PrefixCacheHashBlockSize {
 		r.index.Reset()
 	}
-	if had := r.capacity.Load(); had != int64(v.PrefixCacheLRUCapacity) && r.capacity.CompareAndSwap(had, int64(v.PrefixCacheLRUCapacity)) {
+	if had := r.followed; had.PrefixCacheLRUCapacity != v.PrefixCacheLRUCapacity {
 		r.index.SetCapacity(v.PrefixCacheLRUCapacity)
+	}
+	r.followed = v
+	r.waiting.follow(v)
+}
+
+// SetPriorities says how important requests are from now on; nil makes all Standard. Those that wait keep their places.
+func (r *Router) SetPriorities(p *discovery.Priorities) { r.priorities.Store(p) }
+
+// RefuseWaiting answers the requests that wait for a pod, now or later, with 503: the process is about to end.
+func (r *Router) RefuseWaiting() { r.waiting.close() }
+
+// Waiting gives what waits now, by priority, the highest first.
+func (r *Router) Waiting() []queue.PriorityStats { return r.waiting.levels() }
+
+func (r *Router) waitEnded(t *Ticket, how WaitEnd) {
+	if r.observer != nil {
+		r.observer.Waited(&Wait{Priority: t.priority, End: how, Took: t.waited})
 	}
 }
 
@@ -170,22 +236,34 @@ func (r *Router) Refused(a *Arrival, no *Refusal) {
 	}
 }
 
-// noPodRetry is the Retry-After of a request that found no pod: about the time in which a pool gets its first one.
-const noPodRetry = 5 * time.Second
-
-func (r *Router) refuse(a *Arrival, t *Ticket) *Refusal {
-	no := &Refusal{
-		Status: http.StatusServiceUnavailable, Code: "no_endpoints", Reason: ReasonNoEndpoints, RetryAfter: noPodRetry,
-		Message: "no endpoint can serve this request: the pool has none",
-	}
+// hopeless refuses a request that no pod will ever be allowed for, however long it waits.
+func (r *Router) hopeless(a *Arrival) *Refusal {
 	switch {
-	case len(r.pool.Snapshot().Pods) == 0:
-	case a.HasSubset && len(a.Subset) == 0:
-		no.Message, no.RetryAfter = "no endpoint can serve this request: the gateway's list of allowed endpoints is empty", 0
-	case a.HasSubset:
-		no.Message = "no endpoint can serve this request: none of the endpoints that the gateway allows is in the pool"
+	case !a.HasSubset:
+		return nil
+	case len(a.Subset) == 0:
+		no := noEndpoints("no endpoint can serve this request: the gateway's list of allowed endpoints is empty")
+		no.RetryAfter = 0
+		return no
 	}
-	r.Refused(a, no)
-	t.close()
-	return no
+	pods := r.pool.Snapshot()
+	for _, address := range a.Subset {
+		if pods.At(address) != nil {
+			return nil
+		}
+	}
+	return noEndpoints("no endpoint can serve this request: none of the endpoints that the gateway allows is in the pool")
+}
+
+// unplaced says why t got no pod.
+func (r *Router) unplaced(a *Arrival, t *Ticket) *Refusal {
+	if t.shed {
+		return saturated(t.priority)
+	}
+	if len(r.pool.Snapshot().Pods) > 0 {
+		if no := r.hopeless(a); no != nil {
+			return no
+		}
+	}
+	return noEndpoints("no endpoint can serve this request: the pool has none")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,18 +27,38 @@ type bench struct {
 
 // seen keeps what the observer was told.
 type seen struct {
+	mu       sync.Mutex
 	reasons  []scheduling.Reason
 	matched  []int
 	refused  []*Refusal
 	outcomes []Outcome
+	waits    []Wait
 }
 
 func (s *seen) Picked(d *Decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.reasons = append(s.reasons, d.Pick.Reason)
 	s.matched = append(s.matched, d.Matched)
 }
-func (s *seen) Refused(_ *Arrival, r *Refusal) { s.refused = append(s.refused, r) }
-func (s *seen) Finished(o *Outcome)            { s.outcomes = append(s.outcomes, *o) }
+
+func (s *seen) Refused(_ *Arrival, r *Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = append(s.refused, r)
+}
+
+func (s *seen) Finished(o *Outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outcomes = append(s.outcomes, *o)
+}
+
+func (s *seen) Waited(w *Wait) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waits = append(s.waits, *w)
+}
 
 func newBench(t testing.TB, n int, env map[string]string) *bench {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pilotfish-epp/pilotfish/pkg/pool"
 	"github.com/pilotfish-epp/pilotfish/pkg/prefix"
+	"github.com/pilotfish-epp/pilotfish/pkg/queue"
 	"github.com/pilotfish-epp/pilotfish/pkg/request"
 	"github.com/pilotfish-epp/pilotfish/pkg/scheduling"
 	"github.com/pilotfish-epp/pilotfish/pkg/settings"
@@ -28,11 +29,22 @@ type Ticket struct {
 	values   *settings.Values
 	target   string
 	tokens   int
+	priority int
+	now      time.Time // of the choice
+	room     scheduling.Room
+	shed     bool // refused, since every pod is saturated and its priority is low
+	took     time.Duration
 	params   scheduling.Params
 	question scheduling.Request
 	pick     scheduling.Pick
 	matched  int
 	decision Decision
+
+	// Its wait for a pod. In the queue the ticket belongs to the waiting room; woken says that it doesn't any more.
+	place   queue.Item[*Ticket]
+	woken   chan struct{}
+	refusal *Refusal
+	waited  time.Duration
 
 	// Reused from request to request.
 	picker   scheduling.Picker
@@ -46,9 +58,12 @@ func (t *Ticket) begin(r *Router, a *Arrival, v *settings.Values) {
 	t.router, t.open, t.arrived = r, true, r.now()
 	t.arrival, t.values = a, v
 	t.hashes, t.depth, t.matched, t.tokens, t.target = t.hashes[:0], t.depth[:0], 0, 0, ""
+	t.shed, t.refusal, t.waited = false, nil, 0
 	t.outcome = Outcome{BodyBytes: a.BodyBytes}
 	if a.Body != nil {
-		t.tokens = a.Body.PromptBytes / bytesPerToken
+		if t.tokens = a.Body.PromptTokens; t.tokens == 0 {
+			t.tokens = a.Body.PromptBytes / bytesPerToken
+		}
 		t.outcome.Model, t.target = a.Body.Model, a.Body.Model
 	}
 	if a.Rewrite != "" {
@@ -68,7 +83,16 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 		Tokens: t.tokens, Depth: t.depth, PerBlock: float64(v.PrefixCacheHashBlockSize) / bytesPerToken, Window: t.window(),
 		Adapter: t.adapter(s), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
 	}
-	pick, ok := t.picker.Choose(t.arrived, s.Pods, &t.question, &t.params, v.DestinationFallbacks)
+	if now := t.router.settings.Current(); now.Queueing {
+		t.room = room(now, t.priority)
+		t.question.Room = &t.room
+	} else if t.priority < 0 && !t.values.Queueing {
+		t.room = room(now, 0)
+		if t.shed = scheduling.Saturated(t.now, s.Pods, &t.question, &t.params, &t.room); t.shed {
+			return pool.Charge{}, false
+		}
+	}
+	pick, ok := t.picker.Choose(t.now, s.Pods, &t.question, &t.params, v.DestinationFallbacks)
 	if !ok {
 		return pool.Charge{}, false
 	}
@@ -78,7 +102,9 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 		t.matched = int(t.depth[primary.ID])
 	}
 	own := t.params.Engine.Prefill(float64(t.tokens), pick.Cost.Cached)
-	return pool.Charge{Pod: primary, Tokens: t.tokens, Prefill: time.Duration(own * float64(time.Millisecond))}, true
+	return pool.Charge{
+		Pod: primary, Tokens: t.tokens, Uncached: t.tokens - int(pick.Cost.Cached), Prefill: time.Duration(own * float64(time.Millisecond)),
+	}, true
 }
 
 // window is the number of blocks that were hashed of a prompt that goes on behind them, or 0.
@@ -108,7 +134,7 @@ func (t *Ticket) steer(s *pool.Snapshot, a *Arrival) (pool.Charge, bool) {
 		return pool.Charge{}, false
 	}
 	t.pick = scheduling.Pick{Pods: t.picked, Reason: scheduling.Steered, Candidates: len(t.picked)}
-	return pool.Charge{Pod: t.picked[0], Tokens: t.tokens}, true
+	return pool.Charge{Pod: t.picked[0], Tokens: t.tokens, Uncached: t.tokens}, true
 }
 
 func (t *Ticket) take(pick scheduling.Pick) {
@@ -296,6 +322,7 @@ func (t *Ticket) releaseLater() {
 func (t *Ticket) close() {
 	t.open, t.lease = false, pool.Lease{}
 	t.arrival, t.values, t.router = nil, nil, nil
+	t.place, t.refusal = queue.Item[*Ticket]{}, nil
 	t.question, t.pick, t.decision = scheduling.Request{}, scheduling.Pick{}, Decision{}
 	clear(t.picked)
 	t.picked = t.picked[:0]

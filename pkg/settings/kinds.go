@@ -229,6 +229,23 @@ func address(name string, at func(*Values) *string, doc string) definition {
 	return d
 }
 
+// headerName is the name of an HTTP header, kept in lower case, or nothing.
+func headerName(name string, at func(*Values) *string, doc string) definition {
+	d := free(name, "the name of an HTTP header of at most 64 characters, or nothing", "", at, doc)
+	d.kind = "header"
+	d.set = func(v *Values, text string) error {
+		const marks = "!#$%&'*+-.^_`|~" // of RFC 9110's tokens
+		if len(text) > 64 || strings.ContainsFunc(text, func(r rune) bool {
+			return !('a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune(marks, r))
+		}) {
+			return errSyntax
+		}
+		*at(v) = strings.ToLower(text)
+		return nil
+	}
+	return d
+}
+
 // process marks a setting that is read once, at start.
 func process(d definition) definition {
 	d.hot = false

@@ -42,7 +42,7 @@ func TestEverySettingReachesItsOwnField(t *testing.T) {
 	// and no other may move with it.
 	other := map[string]string{
 		"word": "", "integer": "7", "port": "7", "bytes": "64Mi", "number": "0.5", "duration": "5s", "switch": "",
-		"text": "x", "address": "127.0.0.1",
+		"text": "x", "address": "127.0.0.1", "header": "x-tenant",
 	}
 	for _, d := range table {
 		value := other[d.kind]
@@ -399,7 +399,7 @@ func TestPrintedForms(t *testing.T) {
 	if err := WriteText(&text, rows); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(text.String(), "QUEUE_TTL                       5s         environment  30s") {
+	if !strings.Contains(text.String(), "QUEUE_TTL                        5s         environment  30s") {
 		t.Errorf("no aligned row of QUEUE_TTL in\n%s", text.String())
 	}
 
@@ -407,7 +407,7 @@ func TestPrintedForms(t *testing.T) {
 	if err := WriteMarkdown(&md, rows); err != nil {
 		t.Fatal(err)
 	}
-	want := "| `SD_QUEUE_DEPTH_THRESHOLD` | `5` requests | a whole number from 0 to 1000000 | yes |" +
+	want := "| `SD_QUEUE_DEPTH_THRESHOLD` | `5` requests | a whole number from 1 to 1000000 | yes |" +
 		" Waiting requests from which a pod is saturated (older name: `QUEUE_THRESHOLD_CRITICAL`) |\n"
 	if !strings.Contains(md.String(), want) {
 		t.Errorf("no row\n%s in\n%s", want, md.String())

@@ -46,6 +46,10 @@ type Values struct {
 	// QueueTTL is the longest wait of one request (QUEUE_TTL).
 	QueueTTL time.Duration
 
+	// FairnessHeader is the request header, in lower case, that names the flow which shares fairly; empty: those of the
+	// protocol (FAIRNESS_HEADER).
+	FairnessHeader string
+
 	// ModelServerRuntime is vllm, sglang or trt-llm (MODEL_SERVER_RUNTIME).
 	ModelServerRuntime string
 
@@ -58,6 +62,9 @@ type Values struct {
 	// SDQueueDepthThreshold is the number of waiting requests from which a pod is saturated
 	// (SD_QUEUE_DEPTH_THRESHOLD).
 	SDQueueDepthThreshold int
+	// SheddableQueueDepthThreshold is the same for requests of a priority below Standard, where it is lower
+	// (SHEDDABLE_QUEUE_DEPTH_THRESHOLD).
+	SheddableQueueDepthThreshold int
 	// SDKVCacheUtilThreshold is the share 0..1 of a pod's KV cache in use from which it is saturated
 	// (SD_KV_CACHE_UTIL_THRESHOLD).
 	SDKVCacheUtilThreshold float64

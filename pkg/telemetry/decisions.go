@@ -26,7 +26,8 @@ type Decision struct {
 	Reason        string  // why this pod, or why none
 	Cost          float64 // estimated milliseconds
 	Candidates    int     // pods that were compared
-	Wait          time.Duration
+	Priority      int
+	Wait          time.Duration // in the queue
 	Latency       time.Duration // from the complete request to the pick, without the wait
 	Status        int           // HTTP status of a refusal; 0: a pod was picked
 }
@@ -166,12 +167,13 @@ func (r *Decision) json() []byte {
 		Reason     string  `json:"reason"`
 		Cost       float64 `json:"costMs"`
 		Candidates int     `json:"candidates"`
+		Priority   int     `json:"priority,omitempty"`
 		Wait       float64 `json:"waitMs"`
 		Latency    float64 `json:"latencyMs"`
 		Status     int     `json:"status,omitempty"`
 	}{
 		r.Time.UTC().Format(time.RFC3339Nano), r.RequestID, r.Model, r.Target, r.Bytes, r.Blocks, r.Matched, r.Pod, r.Address,
-		r.Reason, r.Cost, r.Candidates, milliseconds(r.Wait), milliseconds(r.Latency), r.Status,
+		r.Reason, r.Cost, r.Candidates, r.Priority, milliseconds(r.Wait), milliseconds(r.Latency), r.Status,
 	}
 	out, err := json.Marshal(&line)
 	if err != nil { // a cost that is no number
@@ -223,6 +225,9 @@ func (c *columns) write(b *bytes.Buffer, r *Decision, color bool) {
 	b.WriteString("  ")
 	b.WriteString(pad(&c.reason, r.Reason))
 	fmt.Fprintf(b, "  cost %s of %d", milliText(r.Cost), r.Candidates)
+	if r.Priority != 0 {
+		fmt.Fprintf(b, "  priority %d", r.Priority)
+	}
 	if r.Wait > 0 {
 		fmt.Fprintf(b, "  waited %s", r.Wait.Round(time.Millisecond))
 	}

@@ -7,6 +7,7 @@
 package telemetry
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -143,7 +144,9 @@ func (m *Metrics) Picked(p *Pick) {
 // Refused counts a request that asked for a pod and was answered with an HTTP status instead.
 func (m *Metrics) Refused(model, target string, status int) {
 	m.models.refused(model, target, errorCodeOfRefusal(status))
-	m.attempts[1].Inc()
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		m.attempts[1].Inc() // others were at fault themselves: nobody looked for a pod
+	}
 }
 
 // How a request that had a pod ended.

@@ -66,7 +66,7 @@ func TestErrorsByKind(t *testing.T) {
 		`inference_model_request_error_total{error_code="ServiceUnavailable",model_name="chat",target_model_name="chat"} 1`,
 		`inference_model_request_error_total{error_code="InferencePoolResourceExhausted",model_name="chat",target_model_name="chat"} 1`,
 		`inference_model_request_error_total{error_code="BadRequest",model_name="chat",target_model_name="chat"} 1`,
-		`inference_extension_scheduler_attempts_total{status="failure"} 3`,
+		`inference_extension_scheduler_attempts_total{status="failure"} 2`,
 	)
 }
 
