@@ -33,6 +33,7 @@ type run struct {
 	phase
 	limits
 	observations
+	ideal       float64 // p99 of Critical's TTFT with an ideal queue, ms
 	mostWaiting int     // at an engine at any moment, between looks too
 	offered     float64 // requests a second
 	seconds     float64 // of sending
@@ -62,6 +63,9 @@ func (b *bench) run(ctx context.Context, ph phase, requests []Request) (r *run, 
 		return nil, err
 	}
 	r = &run{phase: ph, limits: p.limits, seconds: b.Duration.Seconds(), offered: float64(len(requests)) / b.Duration.Seconds()}
+	if r.ideal, err = b.idealP99(requests); err != nil {
+		return nil, err
+	}
 	before, err := p.cpu()
 	if err != nil {
 		return nil, err
@@ -102,6 +106,12 @@ func (b *bench) run(ctx context.Context, ph phase, requests []Request) (r *run, 
 	}
 	r.bypassed, err = p.bypassed(ctx)
 	return r, err
+}
+
+// idealP99 is computed before the load begins, so that it takes nothing from it.
+func (b *bench) idealP99(requests []Request) (float64, error) {
+	first, err := idealFirstTokens(b.profile, b.Engines, requests)
+	return quantile(first, 0.99), err
 }
 
 // warmUp opens connections all the way and has every engine work, so that the first requests measured find that done.

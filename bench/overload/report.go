@@ -105,6 +105,8 @@ func (b *bench) figures(rounds [][]*run) []cost.Figure {
 		figure(name+": Critical's p99 TTFT", "ms", under, criticalP99),
 		ratioAtMost(figure(at+"Critical's p99 TTFT", "ms", over, criticalP99), name, values(over, criticalP99), values(under, criticalP99), firstTokenRatio),
 	}
+	figures = append(figures, against(figure(at+"the same with an ideal queue, in virtual time", "ms", over, idealP99), name,
+		values(over, idealP99), values(under, idealP99)))
 	for _, p := range Priorities() {
 		f := figure(at+"not served, "+p.String(), "%", over, lostShare(p))
 		switch p {
@@ -149,6 +151,8 @@ func circumstances(phases ...[]*run) []cost.Figure {
 }
 
 func criticalP99(r *run) float64 { return quantile(r.of(Critical).first, 0.99) }
+
+func idealP99(r *run) float64 { return r.ideal }
 
 func lostShare(p Priority) func(*run) float64 {
 	return func(r *run) float64 { return 100 * r.of(p).lost() }
