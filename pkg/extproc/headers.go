@@ -94,6 +94,16 @@ func (h *requestHead) read(headers []header) {
 	}
 }
 
+// valueOf gives a copy of the first value of the header called name, which is in lower case; "" when there is none.
+func valueOf(headers []header, name string) string {
+	for _, in := range headers {
+		if len(in.name) == len(name) && strings.EqualFold(string(in.name), name) {
+			return string(in.value)
+		}
+	}
+	return ""
+}
+
 func (h *requestHead) readContent(name, value []byte) {
 	switch string(name) {
 	case headerContentLength:

@@ -19,6 +19,9 @@ func (s *stream) onRequestHeaders(m *inbound) error {
 		return nil // a proxy that repeats itself gets no second pick
 	}
 	s.head.read(m.headers)
+	if name := s.values.FairnessHeader; name != "" {
+		s.head.fairness = valueOf(m.headers, name)
+	}
 	s.kind = request.KindOf(s.head.path)
 	if s.head.encoded || s.head.foreign {
 		s.kind = request.Other // nothing to be read in there

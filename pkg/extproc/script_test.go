@@ -187,6 +187,8 @@ func (w *scriptedWire) scene() {
 			w.router.refusal = &routing.Refusal{
 				Status: code, Code: words[2], Message: "no room", Reason: routing.ReasonSaturated, RetryAfter: 1500 * time.Millisecond,
 			}
+		case "wait":
+			w.router.wait, _ = time.ParseDuration(words[1])
 		case "panic":
 			w.router.panics = words[1]
 		case "held":
@@ -406,8 +408,13 @@ func (w *scriptedWire) describe(p *extprocv3.ProcessingResponse) string {
 	case *extprocv3.ProcessingResponse_ImmediateResponse:
 		i := r.ImmediateResponse
 		fmt.Fprintf(&b, "immediate %d%s details=%s %s", i.Status.Code, w.headers(i.Headers), i.Details, strings.TrimSpace(string(i.Body)))
+	case nil:
+		if p.OverrideMessageTimeout == nil {
+			w.t.Errorf("an answer to nothing: %v", p)
+		}
+		fmt.Fprintf(&b, "wait %v", p.OverrideMessageTimeout.AsDuration())
 	default:
-		w.t.Errorf("an answer to nothing: %v", p)
+		w.t.Errorf("an answer of no known kind: %v", p)
 	}
 	if p.DynamicMetadata != nil {
 		for namespace, inner := range p.DynamicMetadata.Fields {
@@ -483,6 +490,7 @@ type scriptedRouter struct {
 	pods    []netip.AddrPort
 	model   string
 	refusal *routing.Refusal
+	wait    time.Duration // every request has to wait, for so long at most
 	panics  string
 }
 
@@ -507,6 +515,9 @@ func (r *scriptedRouter) route(_ context.Context, a *routing.Arrival, t ticket) 
 		text += fmt.Sprintf(" steer=%v", a.Steer)
 	}
 	r.say("%s", text)
+	if r.wait > 0 {
+		a.Waits(r.wait)
+	}
 	if r.panics == "route" {
 		*t.(*scriptedTicket) = scriptedTicket{router: r}
 		panic("no way")
