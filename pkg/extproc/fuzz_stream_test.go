@@ -45,7 +45,7 @@ func FuzzStream(f *testing.F) {
 		s := newServer(r, store, slog.New(slog.DiscardHandler))
 		s.draw = server.draw
 		pool := &countingPool{}
-		st := &stream{server: s, body: body{pool: pool}}
+		st := newStream(s, pool)
 		whole, err := s.guarded(st, w)
 		if !whole {
 			t.Fatal("panicked")

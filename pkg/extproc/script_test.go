@@ -96,7 +96,7 @@ func play(t *testing.T, script string) string {
 		s.opened.Store(time.Now().UnixNano())
 	}
 	pool := &countingPool{}
-	st := &stream{server: s, body: body{pool: pool}}
+	st := newStream(s, pool)
 	whole, err := s.guarded(st, w)
 	if err != nil {
 		w.say("<- gRPC error %v", status.Code(err))

@@ -71,8 +71,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 func (s *Server) process(w wire) error {
 	st, ok := s.streams.Get().(*stream)
 	if !ok {
-		st = &stream{server: s, body: body{pool: s.buffers}}
-		st.arrival.Waits = st.waits
+		st = newStream(s, s.buffers)
 	}
 	s.counters.streams.Add(1)
 	defer s.counters.streams.Add(-1)

@@ -83,6 +83,12 @@ type stream struct {
 	views   []mem.Buffer
 }
 
+func newStream(s *Server, buffers mem.BufferPool) *stream {
+	st := &stream{server: s, body: body{pool: buffers}}
+	st.arrival.Waits = st.waits
+	return st
+}
+
 // exchange is what a stream knows of its request. The zero value is one that nothing was heard of.
 type exchange struct {
 	wire   wire
