@@ -97,16 +97,21 @@ func (a Answer) fail(ctx context.Context, after time.Duration, err error) Answer
 	return a
 }
 
-// exchange writes the request and reads its answer. kept says whether the connection can be used again.
-func (conn *connection) exchange(r *Request, a *Answer, start time.Time) (kept bool, err error) {
+// write sends the request. What it is made of is garbage then: the answer may be long in coming.
+func (conn *connection) write(r *Request) error {
 	body := r.appendBody(make([]byte, 0, 128+4*r.Prompt))
 	head := fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway.example\r\nContent-Type: application/json\r\n"+
 		"Accept: text/event-stream\r\nX-Gateway-Inference-Objective: %s\r\nContent-Length: %d\r\n\r\n", r.Priority.Objective(), len(body))
 	buffers := net.Buffers{head, body}
-	if _, err := buffers.WriteTo(conn.Conn); err != nil {
+	_, err := buffers.WriteTo(conn.Conn)
+	return err
+}
+
+// exchange writes the request and reads its answer. kept says whether the connection can be used again.
+func (conn *connection) exchange(r *Request, a *Answer, start time.Time) (kept bool, err error) {
+	if err := conn.write(r); err != nil {
 		return false, err
 	}
-	head, body, buffers = nil, nil, nil // may wait for long now
 	resp, err := http.ReadResponse(conn.in, nil)
 	if err != nil {
 		return false, err
