@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/pilotfish-epp/pilotfish/pkg/runtime"
 )
@@ -85,6 +86,10 @@ func typed(comment []byte) (subject []byte, tells bool) {
 	return skipBlanks(comment), true
 }
 
+// afterName are the bytes that may follow a sample's name: its labels, a blank, or its value right away, as far as that
+// can't be read as more of the name.
+const afterName = "{ \t+-."
+
 // find gives the wanted name with which line begins, or nil.
 func (f *filter) find(line []byte) []byte {
 	if len(line) <= f.at {
@@ -92,7 +97,7 @@ func (f *filter) find(line []byte) []byte {
 	}
 	for _, name := range f.by[line[f.at]] {
 		if bytes.HasPrefix(line, name) {
-			if after := line[len(name)]; after == '{' || blank(after) {
+			if strings.IndexByte(afterName, line[len(name)]) >= 0 {
 				return name
 			}
 		}

@@ -111,6 +111,7 @@ func FuzzPage(f *testing.F) {
 		"# TYPE vllm:num_requests_running summary\nvllm:num_requests_running{quantile=\"0.5\"} 2\nvllm:num_requests_running_sum 2\n",
 		"# TYPE vllm:num_requests_running histogram\nvllm:num_requests_running_bucket{le=\"+Inf\"} 2\n",
 		"{\"vllm:num_requests_running\"} NaN\n# TYPE \"vllm:num_requests_running\" counter\n",
+		"vllm:num_requests_running+2\nvllm:num_requests_waiting-.5\nvllm:kv_cache_usage_perc.5\n",
 		"vllm:num_requests_waiting\t\t-Inf\r\n\xff\xfe\x00 3\n",
 	} {
 		f.Add([]byte(page))

@@ -37,7 +37,7 @@ func (s *shape) take(lines []byte) (plain bool) {
 		case quoted(subject):
 			return false
 		}
-		name := subject[:bytes.IndexAny(subject, "{ \t")]
+		name := subject[:bytes.IndexAny(subject, afterName)]
 		series := len(line) - len(subject) + len(name)
 		if line[series] == '{' {
 			series = bytes.LastIndexByte(line, '}') + 1

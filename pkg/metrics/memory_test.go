@@ -57,7 +57,7 @@ func TestPagesOneAfterTheOther(t *testing.T) {
 }
 
 func TestLinesOfTheUsualForm(t *testing.T) {
-	usual := []string{"m 1", "  m\t-1.5e+3 ", "m{} 0", `m{a="}",b="\"} 2"} 3`, "# TYPE m gauge"}
+	usual := []string{"m 1", "  m\t-1.5e+3 ", "m{} 0", "m+1", "m.5", "m{}-2", `m{a="}",b="\"} 2"} 3`, "# TYPE m gauge"}
 	other := []string{"m{", `m{a="b"`, "m NaN", "m +Inf", "m 1 2", "m 0x1p-2", "m 1_0", "m 1\r", "m -", "m 1 # {} 1", `{"m"} 1`, "m many"}
 	var s shape
 	for _, line := range slices.Concat(usual, other) {
