@@ -503,3 +503,75 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("%d goroutines, %d at the start", n, goroutines)
 	}
 }
+
+// BenchmarkRefill measures how long a freed place stays free while 10,000 requests wait: from the release to the moment
+// at which the next request's stream goes on. The budget is 1 ms at p99.
+func BenchmarkRefill(b *testing.B) {
+	for _, pods := range []int{8, 256} {
+		b.Run(fmt.Sprintf("pods=%d/waiting=10000", pods), func(b *testing.B) {
+			bench := newBench(b, pods, map[string]string{"QUEUEING": "enabled", "ROUTING_STRATEGY": "PREFIX_CACHE", "QUEUE_TTL": "1h"})
+			bench.Router.now, bench.Router.observer = time.Now, nil
+			for _, pod := range bench.pool.Snapshot().Pods {
+				bench.pool.Report(time.Now(), pod, pool.Report{Taken: pool.At(time.Now()), Interval: time.Hour, Waiting: 4, Running: 8, KVTokens: 400_000})
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			type arrival struct {
+				ticket *Ticket
+				at     time.Time
+			}
+			through := make(chan arrival, 1)
+			var streams sync.WaitGroup
+			wait := func(i int) {
+				a := chat(b, "m", strings.Repeat(fmt.Sprintf("session %d says again, ", i%64), 400))
+				streams.Go(func() {
+					ticket := new(Ticket)
+					if bench.Route(ctx, a, ticket) == nil {
+						through <- arrival{ticket, time.Now()}
+					}
+				})
+			}
+			waiting := func() int {
+				n := 0
+				for _, l := range bench.Waiting() {
+					n += l.Len
+				}
+				return n
+			}
+			running := make(chan *Ticket, pods)
+			for i := range pods { // one more fits at each
+				wait(i)
+				running <- (<-through).ticket
+			}
+			for i := range 10_000 {
+				wait(i)
+			}
+			for waiting() < 10_000 {
+				runtime.Gosched()
+			}
+			var took []time.Duration
+			for i := 0; b.Loop(); i++ {
+				freed := time.Now()
+				(<-running).Finish(Completed)
+				next := <-through
+				took = append(took, next.at.Sub(freed))
+				running <- next.ticket
+				wait(i)
+				for waiting() < 10_000 {
+					runtime.Gosched()
+				}
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+			cancel()
+			close(running)
+			for ticket := range running {
+				ticket.Finish(Completed)
+			}
+			go func() { streams.Wait(); close(through) }()
+			for a := range through {
+				a.ticket.Finish(Completed)
+			}
+		})
+	}
+}
