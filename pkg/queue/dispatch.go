@@ -34,7 +34,6 @@ func (t Try) String() string {
 // but that has others elsewhere. It doesn't look at deadlines: those who are due leave by Expire, which goes first.
 func (q *Queue[V]) Dispatch(now time.Time, try func(*Item[V]) Try) (taken int) {
 	q.advance(now)
-	q.dispatches++
 	defer q.restore()
 	for i := 0; i < len(q.order); {
 		b := q.order[i]
@@ -54,7 +53,7 @@ func (q *Queue[V]) Dispatch(now time.Time, try func(*Item[V]) Try) (taken int) {
 func (q *Queue[V]) serve(b *band[V], try func(*Item[V]) Try) (taken int, more bool) {
 	for len(b.sections) > 0 {
 		s := b.sections[0]
-		if s.lane.full == q.dispatches {
+		if q.isFull(s.lane) {
 			q.setAside(s)
 			continue
 		}
@@ -96,20 +95,28 @@ func (q *Queue[V]) setAside(s *section[V]) {
 	q.aside.sections = append(q.aside.sections, s)
 	for len(s.mixed) > 0 {
 		f := s.mixed[0].flow
-		for len(f.lines) > 0 && f.lines[0].section.lane.full == q.dispatches {
-			l := f.lines[0]
-			f.lines.remove(0)
-			if f.aside == nil {
-				f.aside = l
-			}
-			q.aside.lines = append(q.aside.lines, l)
-		}
+		q.skipFull(f)
 		f.file()
 	}
 }
 
-// restore puts back what was set aside.
+// skipFull sets aside the lines of a flow that stand before those in open lanes, and whose lane is full.
+func (q *Queue[V]) skipFull(f *flow[V]) {
+	for len(f.lines) > 0 && q.isFull(f.lines[0].section.lane) {
+		l := f.lines[0]
+		f.lines.remove(0)
+		if f.aside == nil {
+			f.aside = l
+		}
+		q.aside.lines = append(q.aside.lines, l)
+	}
+}
+
+func (q *Queue[V]) isFull(a *lane) bool { return a.full == q.dispatches }
+
+// restore puts back what was set aside, and no lane counts as full any more.
 func (q *Queue[V]) restore() {
+	q.dispatches++
 	for _, l := range q.aside.lines {
 		f := l.flow
 		f.aside = nil

@@ -35,7 +35,7 @@ type Queue[V any] struct {
 	spareSections spares[section[V]]
 	spareLanes    spares[lane]
 
-	dispatches uint64
+	dispatches uint64 // counts them; lanes remember in which they were full
 	aside      aside[V]
 }
 
@@ -65,7 +65,7 @@ func (v Verdict) String() string {
 
 // New returns an empty queue of at most capacity bytes (less than 0 counts as 0), in which a request waits for at most ttl.
 func New[V any](capacity int64, ttl time.Duration) *Queue[V] {
-	return &Queue[V]{capacity: max(capacity, 0), ttls: ttls{{ttl: max(ttl, 0)}}}
+	return &Queue[V]{capacity: max(capacity, 0), ttls: ttls{{ttl: max(ttl, 0)}}, dispatches: 1}
 }
 
 // Push lets an item wait. If it doesn't fit, those that must make room for it are handed to discarded, one by one, when they have left
@@ -170,6 +170,7 @@ func (q *Queue[V]) remove(it *Item[V]) {
 	}
 	if f.waiting > 0 {
 		f.first = f.oldest()
+		q.skipFull(f)
 		f.file()
 		b.hoards.fix(f.hoardPos)
 	} else {
