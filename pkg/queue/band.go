@@ -24,7 +24,6 @@ type band[V any] struct {
 	round    int64 // in half tokens, as those of flows
 	turns    uint64
 	emptied  int64 // since when nobody waits, on the queue's clock
-	arrivals list[V]
 	sections heap[*section[V]]
 	hoards   heap[hoard[V]]
 	debts    heap[debt[V]]
@@ -32,22 +31,27 @@ type band[V any] struct {
 
 // A flow is one flow of one band. It waits, or is remembered for its debt, and then stands in debts alone.
 type flow[V any] struct {
-	band     *band[V]
-	name     string
-	round    int64
-	turn     uint64 // decides between flows of one round: who came to it first
-	waiting  int
-	bytes    int64
-	first    uint64 // the oldest item's number
-	lines    heap[*line[V]]
-	aside    *line[V] // the first of its lines to be set aside in this Dispatch
-	hoardPos int
-	debtPos  int
+	band    *band[V]
+	name    string
+	round   int64
+	turn    uint64 // decides between flows of one round: who came to it first
+	waiting int
+	bytes   int64
+	first   uint64 // the oldest item's number
+
+	// The flow's lines in use. Most flows are in one lane only, hence a line and a heap of one without further records.
+	lines heap[*line[V]]
+	place [1]*line[V]
+	own   line[V]
+	aside *line[V] // the first of its lines to be set aside in this Dispatch
 
 	// Where the flow is filed; section is nil if it isn't.
 	section *section[V]
 	mixed   bool
-	pos     int
+	pos     int32
+
+	hoardPos int32
+	debtPos  int32
 }
 
 type flowKey struct {
@@ -58,21 +62,29 @@ type flowKey struct {
 // maxDebts bounds how many flows are remembered for their debts alone, in all bands together.
 const maxDebts = 1 << 14
 
-// turn ranks flows by whose turn comes first.
-type turn[V any] struct{ *flow[V] }
+// The heaps of flows keep beside each flow what it is ranked by, so that to compare two of them doesn't mean to fetch both.
 
-func (t turn[V]) before(other turn[V]) bool { return t.sooner(other.flow) }
-func (t turn[V]) moved(to int)              { t.pos = to }
-
-func (f *flow[V]) sooner(other *flow[V]) bool {
-	if f.round != other.round {
-		return f.round < other.round
-	}
-	return f.turn < other.turn
+// A turn ranks flows by whose comes first.
+type turn[V any] struct {
+	round int64
+	turn  uint64
+	flow  *flow[V]
 }
 
-// hoard ranks flows by who holds most bytes; of those that hold as much, the one whose oldest is older.
-type hoard[V any] struct{ *flow[V] }
+func (t turn[V]) before(other turn[V]) bool {
+	if t.round != other.round {
+		return t.round < other.round
+	}
+	return t.turn < other.turn
+}
+func (t turn[V]) moved(to int) { t.flow.pos = int32(to) }
+
+// A hoard ranks flows by who holds most bytes; of those that hold as much, the one whose oldest is older.
+type hoard[V any] struct {
+	bytes int64
+	first uint64
+	flow  *flow[V]
+}
 
 func (h hoard[V]) before(other hoard[V]) bool {
 	if h.bytes != other.bytes {
@@ -80,13 +92,20 @@ func (h hoard[V]) before(other hoard[V]) bool {
 	}
 	return h.first < other.first
 }
-func (h hoard[V]) moved(to int) { h.hoardPos = to }
+func (h hoard[V]) moved(to int) { h.flow.hoardPos = int32(to) }
 
-// debt ranks flows that don't wait by who has least to sit out.
-type debt[V any] struct{ *flow[V] }
+// A debt ranks flows that don't wait by who has least to sit out.
+type debt[V any] struct {
+	round int64
+	flow  *flow[V]
+}
 
 func (d debt[V]) before(other debt[V]) bool { return d.round < other.round }
-func (d debt[V]) moved(to int)              { d.debtPos = to }
+func (d debt[V]) moved(to int)              { d.flow.debtPos = int32(to) }
+
+func (f *flow[V]) asTurn() turn[V]   { return turn[V]{f.round, f.turn, f} }
+func (f *flow[V]) asHoard() hoard[V] { return hoard[V]{f.bytes, f.first, f} }
+func (f *flow[V]) asDebt() debt[V]   { return debt[V]{f.round, f} }
 
 // oldest returns the number of the flow's oldest item, lines set aside included.
 func (f *flow[V]) oldest() uint64 {
@@ -122,12 +141,15 @@ func (q *Queue[V]) enter(it *Item[V]) *flow[V] {
 	switch {
 	case f == nil:
 		f = q.spareFlows.get()
-		f.band, f.name, f.debtPos = b, it.Flow, -1
+		f.band, f.name = b, it.Flow
+		if f.lines == nil {
+			f.lines = f.place[:0]
+		}
 		q.flows.set(key, f)
 	case f.waiting > 0:
 		return f
 	default:
-		b.debts.remove(f.debtPos)
+		b.debts.remove(int(f.debtPos))
 		q.debts--
 	}
 	behind := it.cost()
@@ -159,7 +181,7 @@ func (b *band[V]) next() *flow[V] {
 	if len(b.sections) == 0 {
 		return nil
 	}
-	return b.sections[0].next()
+	return b.sections[0].next().flow
 }
 
 // charge makes a flow pay for an item that is taken.
@@ -179,12 +201,12 @@ func (q *Queue[V]) charge(it *Item[V]) {
 func (q *Queue[V]) leave(f *flow[V]) {
 	b := f.band
 	f.unfile()
-	b.hoards.remove(f.hoardPos)
+	b.hoards.remove(int(f.hoardPos))
 	if f.round <= b.round {
 		q.dropFlow(f)
 		return
 	}
-	b.debts.push(debt[V]{f})
+	b.debts.push(f.asDebt())
 	q.debts++
 	if q.debts > maxDebts {
 		q.forgive(b)

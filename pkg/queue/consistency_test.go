@@ -4,7 +4,7 @@ import "fmt"
 
 // inconsistency says what is wrong with the queue's structure, "" if nothing is.
 func (q *Queue[V]) inconsistency() string {
-	waiting, lines, sections, lanes := 0, 0, 0, map[uint64]int{}
+	waiting, lines, own, sections, lanes := 0, 0, 0, 0, map[uint64]int{}
 	for _, b := range q.order {
 		if b.waiting == 0 {
 			return fmt.Sprintf("priority %d is in the order though nobody waits", b.priority)
@@ -20,10 +20,10 @@ func (q *Queue[V]) inconsistency() string {
 			return fmt.Sprintf("priority %d is known for nothing", b.priority)
 		}
 		debts += len(b.debts)
-		if problem := inconsistent(b.debts, func(d debt[V]) int { return d.debtPos }); problem != "" {
+		if problem := inconsistent(b.debts, func(d debt[V]) int { return int(d.flow.debtPos) }); problem != "" {
 			return "debts: " + problem
 		}
-		if problem := inconsistent(b.hoards, func(h hoard[V]) int { return h.hoardPos }); problem != "" {
+		if problem := inconsistent(b.hoards, func(h hoard[V]) int { return int(h.flow.hoardPos) }); problem != "" {
 			return "hoards: " + problem
 		}
 		if problem := inconsistent(b.sections, func(s *section[V]) int { return s.pos }); problem != "" {
@@ -42,6 +42,9 @@ func (q *Queue[V]) inconsistency() string {
 	}
 	for _, f := range q.flows.records {
 		lines += len(f.lines)
+		if f.own.section != nil {
+			own++
+		}
 		if (f.waiting > 0) != (f.section != nil) {
 			return fmt.Sprintf("flow %q of which %d wait is filed: %v", f.name, f.waiting, f.section != nil)
 		}
@@ -55,8 +58,8 @@ func (q *Queue[V]) inconsistency() string {
 			return fmt.Sprintf("flow %q has lines aside", f.name)
 		}
 	}
-	if lines != len(q.lines.records) {
-		return fmt.Sprintf("flows have %d lines, %d are known", lines, len(q.lines.records))
+	if lines-own != len(q.lines.records) {
+		return fmt.Sprintf("flows have %d lines beside their own, %d are known", lines-own, len(q.lines.records))
 	}
 	for _, s := range q.sections.records {
 		sections += s.lines
@@ -65,7 +68,7 @@ func (q *Queue[V]) inconsistency() string {
 			return fmt.Sprintf("section of lane %d is out of its heap", s.lane.id)
 		}
 		for _, flows := range []heap[turn[V]]{s.single, s.mixed} {
-			if problem := inconsistent(flows, func(t turn[V]) int { return t.pos }); problem != "" {
+			if problem := inconsistent(flows, func(t turn[V]) int { return int(t.flow.pos) }); problem != "" {
 				return "flows: " + problem
 			}
 		}
@@ -84,7 +87,7 @@ func inconsistent[E ranked[E]](h heap[E], pos func(E) int) string {
 		if pos(e) != i {
 			return fmt.Sprintf("what stands at %d of %d believes to stand at %d", i, len(h), pos(e))
 		}
-		if i > 0 && e.before(h[(i-1)/2]) {
+		if i > 0 && e.before(h[(i-1)/4]) {
 			return fmt.Sprintf("what stands at %d of %d goes before its parent", i, len(h))
 		}
 	}

@@ -57,7 +57,7 @@ func (q *Queue[V]) serve(b *band[V], try func(*Item[V]) Try) (taken int, more bo
 			q.setAside(s)
 			continue
 		}
-		it := s.next().lines[0].items.oldest
+		it := s.next().flow.lines[0].items.oldest
 		switch try(it) {
 		case Taken:
 			q.take(it)

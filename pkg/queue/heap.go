@@ -6,7 +6,8 @@ type ranked[E any] interface {
 	moved(to int)
 }
 
-// A heap is a binary heap of elements that know their place.
+// A heap is a heap of elements that know their place. Each node has four children, which makes it half as deep as a binary one: with
+// many flows the depth is what costs, since each step writes to another flow's record.
 type heap[E ranked[E]] []E
 
 func (h *heap[E]) push(e E) {
@@ -29,6 +30,12 @@ func (h *heap[E]) remove(i int) {
 	removed.moved(-1)
 }
 
+// set puts e in the place of the element at i.
+func (h heap[E]) set(i int, e E) {
+	h[i] = e
+	h.fix(i)
+}
+
 // fix restores the order after the element at i has changed.
 func (h heap[E]) fix(i int) {
 	if !h.up(i) {
@@ -39,7 +46,7 @@ func (h heap[E]) fix(i int) {
 func (h heap[E]) up(i int) (moved bool) {
 	e := h[i]
 	for i > 0 {
-		parent := (i - 1) / 2
+		parent := (i - 1) / 4
 		if !e.before(h[parent]) {
 			break
 		}
@@ -55,12 +62,15 @@ func (h heap[E]) up(i int) (moved bool) {
 func (h heap[E]) down(i int) {
 	e := h[i]
 	for {
-		child := 2*i + 1
-		if child >= len(h) {
+		first := 4*i + 1
+		if first >= len(h) {
 			break
 		}
-		if right := child + 1; right < len(h) && h[right].before(h[child]) {
-			child = right
+		child := first
+		for other := first + 1; other < min(first+4, len(h)); other++ {
+			if h[other].before(h[child]) {
+				child = other
+			}
 		}
 		if !h[child].before(e) {
 			break

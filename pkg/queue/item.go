@@ -19,7 +19,7 @@ type Item[V any] struct {
 	line    *line[V] // nil: not waiting
 	seq     uint64   // in order of arrival
 	arrived int64    // nanoseconds on the queue's clock
-	links   [3]link[V]
+	links   [2]link[V]
 }
 
 // Waiting says whether the item is in a queue.
@@ -32,10 +32,9 @@ func (it *Item[V]) cost() int64 { return 2 * int64(min(max(it.Tokens, 1), maxTok
 
 func (it *Item[V]) size() int64 { return max(it.Bytes, 0) }
 
-// An item is linked into three lists, each in order of arrival.
+// An item is linked into two lists, each in order of arrival.
 const (
 	ofQueue = iota
-	ofBand
 	ofLine
 )
 

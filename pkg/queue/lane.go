@@ -43,18 +43,18 @@ type lineKey[V any] struct {
 func (l *line[V]) before(other *line[V]) bool { return l.items.oldest.seq < other.items.oldest.seq }
 func (l *line[V]) moved(to int)               { l.pos = to }
 
-func (s *section[V]) before(other *section[V]) bool { return s.next().sooner(other.next()) }
+func (s *section[V]) before(other *section[V]) bool { return s.next().before(other.next()) }
 func (s *section[V]) moved(to int)                  { s.pos = to }
 
-// next returns the flow that is next in turn of those filed here, of which there must be one.
-func (s *section[V]) next() *flow[V] {
+// next returns the turn that comes first of those filed here, of which there must be one.
+func (s *section[V]) next() turn[V] {
 	switch {
 	case len(s.single) == 0:
-		return s.mixed[0].flow
-	case len(s.mixed) == 0 || s.single[0].sooner(s.mixed[0].flow):
-		return s.single[0].flow
+		return s.mixed[0]
+	case len(s.mixed) == 0 || s.single[0].before(s.mixed[0]):
+		return s.single[0]
 	default:
-		return s.mixed[0].flow
+		return s.mixed[0]
 	}
 }
 
@@ -86,13 +86,13 @@ func (f *flow[V]) file() {
 	}
 	s, mixed := f.lines[0].section, len(f.lines) > 1
 	if f.section == s && f.mixed == mixed {
-		s.heap(mixed).fix(f.pos)
+		s.heap(mixed).set(int(f.pos), f.asTurn())
 		s.fix()
 		return
 	}
 	f.unfile()
 	f.section, f.mixed = s, mixed
-	s.heap(mixed).push(turn[V]{f})
+	s.heap(mixed).push(f.asTurn())
 	s.fix()
 }
 
@@ -102,33 +102,39 @@ func (f *flow[V]) unfile() {
 		return
 	}
 	f.section = nil
-	s.heap(f.mixed).remove(f.pos)
+	s.heap(f.mixed).remove(int(f.pos))
 	s.fix()
 }
 
 // lineOf returns the line for an item that is about to join it, made if need be. A new one isn't in the flow's heap yet.
 func (q *Queue[V]) lineOf(f *flow[V], id uint64) *line[V] {
-	if len(f.lines) > 0 && f.lines[0].section.lane.id == id {
-		return f.lines[0]
+	own := f.own.section
+	if own != nil && own.lane.id == id {
+		return &f.own
 	}
-	key := lineKey[V]{f, id}
-	if l := q.lines.get(key); l != nil {
-		return l
+	l := &f.own
+	if own != nil {
+		key := lineKey[V]{f, id}
+		if l = q.lines.get(key); l != nil {
+			return l
+		}
+		l = q.spareLines.get()
+		q.lines.set(key, l)
 	}
-	l := q.spareLines.get()
 	l.flow, l.section, l.pos = f, q.sectionOf(f.band, id), -1
 	l.section.lines++
-	q.lines.set(key, l)
 	return l
 }
 
 func (q *Queue[V]) dropLine(l *line[V]) {
-	l.flow.lines.remove(l.pos)
-	s := l.section
-	q.lines.delete(lineKey[V]{l.flow, s.lane.id})
-	*l = line[V]{}
-	q.spareLines.put(l)
+	f, s := l.flow, l.section
 	s.lines--
+	f.lines.remove(l.pos)
+	*l = line[V]{}
+	if l != &f.own {
+		q.lines.delete(lineKey[V]{f, s.lane.id})
+		q.spareLines.put(l)
+	}
 }
 
 func (q *Queue[V]) sectionOf(b *band[V], id uint64) *section[V] {

@@ -125,7 +125,7 @@ func (q *Queue[V]) discard(bytes int64, discarded func(*Item[V])) {
 			i--
 			continue
 		}
-		it := b.hoards[0].lines[0].items.oldest
+		it := b.hoards[0].flow.lines[0].items.oldest
 		q.remove(it)
 		discarded(it)
 		i = min(i, len(q.order)-1)
@@ -139,14 +139,13 @@ func (q *Queue[V]) insert(it *Item[V]) {
 	l := q.lineOf(f, it.Lane)
 	it.line = l
 	l.items.append(it, ofLine)
-	f.band.arrivals.append(it, ofBand)
 	q.arrivals.append(it, ofQueue)
 	q.count(it, 1)
 	if f.waiting == 1 {
 		f.first = it.seq
-		f.band.hoards.push(hoard[V]{f})
+		f.band.hoards.push(f.asHoard())
 	} else {
-		f.band.hoards.fix(f.hoardPos)
+		f.band.hoards.set(int(f.hoardPos), f.asHoard())
 	}
 	if l.pos < 0 {
 		f.lines.push(l)
@@ -159,7 +158,6 @@ func (q *Queue[V]) remove(it *Item[V]) {
 	s, f := l.section, l.flow
 	b := f.band
 	l.items.remove(it, ofLine)
-	b.arrivals.remove(it, ofBand)
 	q.arrivals.remove(it, ofQueue)
 	q.count(it, -1)
 	it.line = nil
@@ -172,7 +170,7 @@ func (q *Queue[V]) remove(it *Item[V]) {
 		f.first = f.oldest()
 		q.skipFull(f)
 		f.file()
-		b.hoards.fix(f.hoardPos)
+		b.hoards.set(int(f.hoardPos), f.asHoard())
 	} else {
 		q.leave(f)
 	}

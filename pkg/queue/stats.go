@@ -46,15 +46,22 @@ type PriorityStats struct {
 	Oldest   time.Time // when the one who waits longest arrived
 }
 
-// Stats appends what waits to dst, for each priority of which somebody does, the highest first, in one step each.
+// Stats appends what waits to dst, for each priority of which somebody does, the highest first. It takes one
+// step for each flow that waits.
 func (q *Queue[V]) Stats(dst []PriorityStats) []PriorityStats {
 	for _, b := range q.order {
+		oldest := b.hoards[0]
+		for _, h := range b.hoards {
+			if h.first < oldest.first {
+				oldest = h
+			}
+		}
 		dst = append(dst, PriorityStats{
 			Priority: b.priority,
 			Len:      b.waiting,
 			Bytes:    b.bytes,
 			Flows:    len(b.hoards),
-			Oldest:   q.clock.time(b.arrivals.oldest.arrived),
+			Oldest:   q.clock.time(oldest.flow.lines[0].items.oldest.arrived),
 		})
 	}
 	return dst
