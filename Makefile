@@ -24,6 +24,7 @@ help: ## Say what there is to do
 	@echo
 	@echo '  make run takes GATEWAY_PORT (8080), PROFILE (lean, full-duplex), ENDPOINTS (a file of your own servers),'
 	@echo '  GRPC_PORT (9002), GRPC_HEALTH_PORT (9003), METRICS_PORT (9090), ENVOY_ADMIN_PORT (9901), ACCESS_LOG (a file)'
+	@echo '  LOAD (3 sends three times as much as the servers can take, and shows the queue),'
 	@echo '  and every setting of the picker, for example: make run ROUTING_STRATEGY=DEFAULT'
 	@echo '  make fuzz takes FUZZTIME (5s, for each target); make bench takes BENCH (flags, e.g. BENCH=--quick)'
 
@@ -34,7 +35,7 @@ build: go ## Build the picker, bin/epp, and the bench tool, bin/bench
 
 .PHONY: run
 run: build ## Run four simulated model servers, the picker and Envoy, until Ctrl-C
-	@ENVOY=$$(hack/fetch-envoy.sh); export ENVOY; exec $(BIN)/bench run
+	@ENVOY=$$(hack/fetch-envoy.sh); export ENVOY; exec $(BIN)/bench $(if $(LOAD),overload --live --load $(LOAD),run)
 
 .PHONY: test
 test: lint vet unit race fuzz e2e ## Everything: lint, unit, race, fuzz for some seconds, end to end through Envoy

@@ -61,15 +61,27 @@ func (l *Load) Requests(fresh bool) int {
 	return max(l.InFlight, l.Report.Waiting+l.Report.Running+l.InFlight-l.Report.InFlight)
 }
 
-// Waiting is the number of requests that wait at the pod for others to end: those of the report, which must be fresh, and
-// those sent since for which no place is known to be free. A pod that lets nobody wait is taken to have one place at
-// least: the next report tells.
-func (l *Load) Waiting() int {
-	waiting := l.Report.Waiting + l.InFlight - l.Report.InFlight
+// Waiting is the number of requests that wait at the pod: those of the report, which must be fresh, and of those sent
+// since the ones for which no place is known to be free, or whose prefill is estimated not to be done.
+func (l *Load) Waiting(now Instant) int {
+	sent := l.InFlight - l.Report.InFlight
+	waiting := l.Report.Waiting + sent
 	if l.Report.Waiting == 0 {
-		waiting -= max(1, l.Places-l.Report.Running)
+		waiting -= max(0, l.Places-l.Report.Running)
+	}
+	if sent > waiting && sent > 0 {
+		waiting = max(waiting, min(sent, l.prefilling(now)))
 	}
 	return max(0, waiting)
+}
+
+// prefilling estimates how many of the requests in flight are not through with their prefill.
+func (l *Load) prefilling(now Instant) int {
+	queue := l.PrefillQueue(now)
+	if queue == 0 {
+		return 0
+	}
+	return 1 + int(int64(queue-1)*int64(l.InFlight)/int64(l.PrefillPending))
 }
 
 // Unanswered is the number of requests in flight of which nothing has come back.

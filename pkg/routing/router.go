@@ -80,6 +80,7 @@ type Router struct {
 	draw     func() uint64
 
 	waiting    *waitingRoom
+	top        summit
 	priorities atomic.Pointer[discovery.Priorities] // nil: all Standard
 
 	following sync.Mutex
@@ -153,6 +154,7 @@ func (r *Router) place(ctx context.Context, a *Arrival, t *Ticket) *Refusal {
 	if no := r.hopeless(a); no != nil {
 		return no
 	}
+	r.top.see(t.priority, t.arrived)
 	if r.waiting.count.Load() == 0 && r.assign(t.arrived, t) {
 		r.waitEnded(t, Dispatched)
 		return nil

@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -84,10 +85,10 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 		Adapter: t.adapter(s), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
 	}
 	if now := t.router.settings.Current(); now.Queueing {
-		t.room = room(now, t.priority)
+		t.room = t.router.roomFor(t.priority, now)
 		t.question.Room = &t.room
 	} else if t.priority < 0 && !t.values.Queueing {
-		t.room = room(now, 0)
+		t.room = t.router.roomFor(math.MaxInt, now)
 		if t.shed = scheduling.Saturated(t.now, s.Pods, &t.question, &t.params, &t.room); t.shed {
 			return pool.Charge{}, false
 		}

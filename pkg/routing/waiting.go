@@ -3,6 +3,7 @@ package routing
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -300,13 +301,44 @@ func hashOf(address netip.AddrPort) uint64 {
 	return xxhash.Sum64(b[:])
 }
 
-// room gives what a pod must have for t to go there.
-func room(v *settings.Values, priority int) scheduling.Room {
+// roomFor gives what a pod must have for a request of a priority to go there.
+func (r *Router) roomFor(priority int, v *settings.Values) scheduling.Room {
 	m := scheduling.Room{Depth: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold}
-	if priority < 0 {
-		m.Depth = min(m.Depth, v.SheddableQueueDepthThreshold)
+	if priority < r.top.priority() {
+		m.Depth = min(m.Depth, v.LowerPriorityQueueDepthThreshold)
 	}
 	return m
+}
+
+// summit knows the highest priority that requests had of late. Safe for concurrent use.
+type summit struct {
+	known atomic.Pointer[sighting]
+}
+
+type sighting struct {
+	priority int
+	at       time.Time
+}
+
+const (
+	ofLate       = time.Minute // for how long a priority counts after its last request
+	sightingStep = time.Second // how exactly that is known
+)
+
+// see takes in a request's priority.
+func (s *summit) see(priority int, now time.Time) {
+	had := s.known.Load()
+	if had != nil && now.Sub(had.at) < ofLate && (priority < had.priority || priority == had.priority && now.Sub(had.at) < sightingStep) {
+		return
+	}
+	s.known.Store(&sighting{priority, now})
+}
+
+func (s *summit) priority() int {
+	if had := s.known.Load(); had != nil {
+		return had.priority
+	}
+	return math.MinInt
 }
 
 // alive says whether a pod that t may go to is trusted.

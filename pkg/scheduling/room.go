@@ -22,7 +22,7 @@ type Room struct {
 func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	l := pod.Load
 	if l.Fresh(q.now, q.Staleness) {
-		return l.Waiting() < m.Depth && q.usage(l) < m.KV
+		return l.Waiting(q.now) < m.Depth && q.usage(l) < m.KV
 	}
 	most := q.fullest(pods)
 	return most < 0 || l.InFlight <= most

@@ -25,14 +25,21 @@ func TestWhoHasRoom(t *testing.T) {
 		{"what ended since makes room", usual, fleet(with(reported(5, 8, .5), sent(-1))), "a"},
 		{"places known to be free are no queue", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 22 })), "a"},
 		{"until they are taken", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 23 })), "none"},
-		{"a pod that lets nobody wait is tried with one more", usual, fleet(with(reported(0, 2, .1), sent(5))), "a"},
-		{"but no further than the threshold", usual, fleet(with(reported(0, 2, .1), sent(6))), "none"},
+		{"a pod of which no more is known is tried", usual, fleet(with(reported(0, 2, .1), sent(4))), "a"},
+		{"but no further than the threshold", usual, fleet(with(reported(0, 2, .1), sent(5))), "none"},
+		{"free places are taken one prefill after the other", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) {
+			l.Places, l.InFlight = 20, 5
+			queued(time.Second)(l)
+		})), "none"},
+		{"as fast as those are done", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) {
+			l.Places, l.InFlight, l.PrefillUntil, l.PrefillPending = 20, 5, pool.At(now.Add(800*time.Millisecond)), time.Second
+		})), "a"},
 		{"a full KV cache", usual, fleet(reported(0, 2, .8)), "none"},
 		{"less than the threshold of it", usual, fleet(reported(0, 2, .79)), "a"},
 		{"filled by what was sent since", usual, fleet(with(reported(0, 2, .7), func(l *pool.Load) { l.Uncached = 41_000 })), "none"},
 		{"emptied by what ended since", usual, fleet(with(reported(0, 4, .9), func(l *pool.Load) { l.Report.InFlight = 4; l.InFlight = 2 })), "a"},
-		{"the sheddable go only where none waits", Room{1, .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
-		{"and only one of them", Room{1, .8}, fleet(with(reported(0, 8, .5), sent(2))), "none"},
+		{"a lower threshold: only where none waits", Room{1, .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
+		{"and only one", Room{1, .8}, fleet(with(reported(0, 8, .5), sent(1))), "none"},
 		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
 		{"a pod on trial", usual, fleet(pool.Load{PageFailures: pageTries}), "a"},
 		{"one trial at a time", usual, fleet(pool.Load{PageFailures: pageTries, InFlight: 1}), "none"},

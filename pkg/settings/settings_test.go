@@ -399,7 +399,7 @@ func TestPrintedForms(t *testing.T) {
 	if err := WriteText(&text, rows); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(text.String(), "QUEUE_TTL                        5s         environment  30s") {
+	if !strings.Contains(text.String(), "QUEUE_TTL                             5s         environment  30s") {
 		t.Errorf("no aligned row of QUEUE_TTL in\n%s", text.String())
 	}
 

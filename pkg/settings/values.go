@@ -62,9 +62,9 @@ type Values struct {
 	// SDQueueDepthThreshold is the number of waiting requests from which a pod is saturated
 	// (SD_QUEUE_DEPTH_THRESHOLD).
 	SDQueueDepthThreshold int
-	// SheddableQueueDepthThreshold is the same for requests of a priority below Standard, where it is lower
-	// (SHEDDABLE_QUEUE_DEPTH_THRESHOLD).
-	SheddableQueueDepthThreshold int
+	// LowerPriorityQueueDepthThreshold is the same, with queueing, for requests of a lower priority than others of late,
+	// where it is lower (LOWER_PRIORITY_QUEUE_DEPTH_THRESHOLD).
+	LowerPriorityQueueDepthThreshold int
 	// SDKVCacheUtilThreshold is the share 0..1 of a pod's KV cache in use from which it is saturated
 	// (SD_KV_CACHE_UTIL_THRESHOLD).
 	SDKVCacheUtilThreshold float64
