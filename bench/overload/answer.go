@@ -25,6 +25,7 @@ type Answer struct {
 	Priority Priority
 	Outcome  Outcome
 	Status   int           // 0 when none came
+	At       time.Duration // when it should have been sent, since the load began
 	Late     time.Duration // from when the request should have been sent to when it was
 	First    time.Duration // from sending to the first token; only of those served
 	Total    time.Duration // from sending to the end

@@ -17,6 +17,7 @@ import (
 // Options of a run. Zero values stand for the defaults that are named.
 type Options struct {
 	Duration time.Duration // of sending in each phase; 60 s, or 6 s with Quick
+	RunIn    time.Duration // of sending before it, of which times don't count; 5 s, or 1 s with Quick
 	Rounds   int           // of all phases; 3, or 1 with Quick
 	Quick    bool          // to see that it runs, not to quote
 
@@ -42,6 +43,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	orElse(&o.Duration, 60*time.Second)
+	orElse(&o.RunIn, 5*time.Second)
 	orElse(&o.Rounds, 3)
 	orElse(&o.Engines, DefaultEngines)
 	orElse(&o.Profile, defaultProfile)
@@ -59,6 +61,7 @@ func (o Options) withDefaults() Options {
 func (o Options) quick() Options {
 	if o.Quick {
 		orElse(&o.Duration, 6*time.Second)
+		orElse(&o.RunIn, time.Second)
 		orElse(&o.Rounds, 1)
 		orElse(&o.QueueBytes, 512<<10)
 		orElse(&o.TTL, 3*time.Second)
@@ -216,8 +219,8 @@ func (b *bench) round(ctx context.Context, round int) ([]*run, error) {
 	var runs []*run
 	for _, ph := range b.phases() {
 		seed := b.Seed + uint64(round)
-		requests := arrivals(b.Shape, seed, ph.load*b.rate, b.Duration)
-		b.progress("round %d, %s: %d requests in %v ...", round+1, ph.name, len(requests), b.Duration)
+		requests := arrivals(b.Shape, seed, ph.load*b.rate, b.RunIn+b.Duration)
+		b.progress("round %d, %s: %d requests in %v ...", round+1, ph.name, len(requests), b.RunIn+b.Duration)
 		r, err := b.run(ctx, ph, requests)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", ph.name, err)

@@ -14,12 +14,12 @@ func play(ctx context.Context, c *client, requests []Request, seen func(Answer))
 	sent := dispatch(ctx, time.Now(), requests, func(r *Request, late time.Duration) {
 		under.Go(func() {
 			a := c.ask(ctx, r)
-			a.Late = late
+			a.At, a.Late = r.At, late
 			seen(a)
 		})
 	})
 	for i := range requests[sent:] {
-		seen(Answer{Priority: requests[sent+i].Priority, Outcome: Unanswered, Fault: "was not sent before the measurement gave up"})
+		seen(Answer{Priority: requests[sent+i].Priority, At: requests[sent+i].At, Outcome: Unanswered, Fault: "was not sent before the measurement gave up"})
 	}
 	under.Wait()
 }

@@ -13,6 +13,7 @@ const kvRoom = 0.8
 // as an engine has a free place, with no delay, no proxy and no picker, in virtual time. What Critical's times are with
 // it lies in the engines and the load; no queue has to answer for that.
 type ideal struct {
+	from    time.Duration // times of requests before that don't count
 	engines []*enginesim.Engine
 	room    []int         // free places of each engine
 	waiting [3][]*Request // by place
@@ -26,9 +27,9 @@ type bound struct {
 }
 
 // idealFirstTokens plays requests until the last one has come, and returns Critical's times to the first token in
-// milliseconds.
-func idealFirstTokens(p enginesim.Profile, engines int, requests []Request) ([]float64, error) {
-	q := &ideal{}
+// milliseconds, of those that came at from or later.
+func idealFirstTokens(p enginesim.Profile, engines int, requests []Request, from time.Duration) ([]float64, error) {
+	q := &ideal{from: from}
 	for range engines {
 		e, err := enginesim.NewEngine(enginesim.Config{Profile: p})
 		if err != nil {
@@ -68,7 +69,7 @@ func (q *ideal) next() (due time.Duration, engine int, busy bool) {
 func (q *ideal) step(now time.Duration, engine int) error {
 	for _, event := range q.engines[engine].Step(now) {
 		r := event.Request.Data.(bound)
-		if event.Request.Generated == 1 {
+		if event.Request.Generated == 1 && r.At >= q.from {
 			q.first[r.Priority.place()] = append(q.first[r.Priority.place()], milliseconds(now-r.At))
 		}
 		if event.Finished {

@@ -14,15 +14,19 @@ func TestTheIdealQueueServesCriticalFirst(t *testing.T) {
 	at := func(ms int, p Priority) Request {
 		return Request{At: time.Duration(ms) * time.Millisecond, Priority: p, Prompt: 16, Answer: 3}
 	}
-	got, err := idealFirstTokens(p, 1, []Request{
+	requests := []Request{
 		at(0, Sheddable),   // has the place until 30
 		at(1, Standard),    // waits behind both of Critical
 		at(2, Critical),    // from 30 on, first token at 40
 		at(5, Critical),    // from 60 on, first token at 70
 		at(300, Sheddable), // lets time go on
-	})
+	}
+	got, err := idealFirstTokens(p, 1, requests, 0)
 	if err != nil || !slices.Equal(got, []float64{38, 65}) {
 		t.Errorf("got %v, %v; want 38 and 65 ms", got, err)
+	}
+	if got, _ = idealFirstTokens(p, 1, requests, 3*time.Millisecond); !slices.Equal(got, []float64{65}) {
+		t.Errorf("got %v, want 65 ms alone: the other one came earlier", got)
 	}
 }
 
@@ -34,7 +38,7 @@ func TestWhatIsAskedOfCriticalIsPossible(t *testing.T) {
 		t.Fatal(err)
 	}
 	p99 := func(load float64) float64 {
-		first, err := idealFirstTokens(p, o.Engines, arrivals(o.Shape, 1, load*Capacity(o.Engines), 5*time.Minute))
+		first, err := idealFirstTokens(p, o.Engines, arrivals(o.Shape, 1, load*Capacity(o.Engines), 5*time.Minute), o.RunIn)
 		if err != nil {
 			t.Fatal(err)
 		}

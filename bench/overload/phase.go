@@ -35,8 +35,7 @@ type run struct {
 	observations
 	ideal       float64 // p99 of Critical's TTFT with an ideal queue, ms
 	mostWaiting int     // at an engine at any moment, between looks too
-	offered     float64 // requests a second
-	seconds     float64 // of sending
+	seconds     float64 // of sending after the run-in
 	drained     time.Duration
 	computed    uint64 // requests that engines took in
 	bypassed    int64  // requests that Envoy sent on without the picker
@@ -62,7 +61,7 @@ func (b *bench) run(ctx context.Context, ph phase, requests []Request) (r *run, 
 	if err := warmUp(ctx, c, len(p.engines)); err != nil {
 		return nil, err
 	}
-	r = &run{phase: ph, limits: p.limits, seconds: b.Duration.Seconds(), offered: float64(len(requests)) / b.Duration.Seconds()}
+	r = &run{Tally: Tally{from: b.RunIn}, phase: ph, limits: p.limits, seconds: b.Duration.Seconds()}
 	if r.ideal, err = b.idealP99(requests); err != nil {
 		return nil, err
 	}
@@ -81,15 +80,16 @@ func (b *bench) run(ctx context.Context, ph phase, requests []Request) (r *run, 
 		})
 	}()
 	used := make(chan cpuResult, 1)
-	time.AfterFunc(b.Duration, func() {
+	sending := b.RunIn + b.Duration
+	time.AfterFunc(sending, func() {
 		after, err := p.cpu()
-		used <- cpuResult{after.less(before, b.Duration), err}
+		used <- cpuResult{after.less(before, sending), err}
 	})
-	limited, cancel := context.WithTimeout(ctx, 3*b.Duration+p.limits.ttl+30*time.Second)
+	limited, cancel := context.WithTimeout(ctx, 3*sending+p.limits.ttl+30*time.Second)
 	defer cancel()
 	start := time.Now()
 	play(limited, c, requests, r.add)
-	r.drained = max(0, time.Since(start)-b.Duration)
+	r.drained = max(0, time.Since(start)-sending)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -110,7 +110,7 @@ func (b *bench) run(ctx context.Context, ph phase, requests []Request) (r *run, 
 
 // idealP99 is computed before the load begins, so that it takes nothing from it.
 func (b *bench) idealP99(requests []Request) (float64, error) {
-	first, err := idealFirstTokens(b.profile, b.Engines, requests)
+	first, err := idealFirstTokens(b.profile, b.Engines, requests, b.RunIn)
 	return quantile(first, 0.99), err
 }
 

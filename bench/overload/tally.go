@@ -10,8 +10,10 @@ import (
 // goal is the time to the first token within which an answer counts for goodput.
 const goal = 2 * time.Second
 
-// Tally counts what became of requests. Safe for concurrent use while they come in.
+// Tally counts what became of requests: all of them, but times only of those from a moment on. Safe for concurrent use while they come in.
 type Tally struct {
+	from time.Duration // since the load began; set it before the first answer
+
 	mu      sync.Mutex
 	byPlace [3]counts
 	faults  []string // some, for people
@@ -22,8 +24,8 @@ type Tally struct {
 type counts struct {
 	offered int
 	ended   [outcomes]int
-	inTime  int       // served with the first token within the goal
-	first   []float64 // milliseconds to the first token of those served
+	first   []float64 // milliseconds to the first token, of those served whose times count
+	inTime  int       // of these, those within the goal
 	reasons map[string]int
 	faulty  int // refusals that aren't as they should be
 }
@@ -38,7 +40,7 @@ func (t *Tally) add(a Answer) {
 	c.offered++
 	c.ended[a.Outcome]++
 	t.late = append(t.late, milliseconds(a.Late))
-	if a.Outcome == Served {
+	if a.Outcome == Served && a.At >= t.from {
 		c.first = append(c.first, milliseconds(a.First))
 		if a.First <= goal {
 			c.inTime++

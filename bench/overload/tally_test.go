@@ -39,6 +39,16 @@ func TestEveryAnswerIsCountedOnceUnderItsPriority(t *testing.T) {
 	}
 }
 
+func TestTimesOfTheRunInDontCount(t *testing.T) {
+	tally := Tally{from: time.Second}
+	for _, at := range []time.Duration{0, 999 * time.Millisecond, time.Second, 2 * time.Second} {
+		tally.add(Answer{At: at, Outcome: Served, First: 100 * time.Millisecond})
+	}
+	if n := tally.sum(); n.offered != 4 || n.ended[Served] != 4 || n.inTime != 2 || len(n.first) != 2 {
+		t.Errorf("%+v", n)
+	}
+}
+
 func TestQuantilesAreOfTheNearestRank(t *testing.T) {
 	hundred := make([]float64, 100)
 	for i := range hundred {
