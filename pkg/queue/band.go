@@ -5,13 +5,13 @@ import "slices"
 // Flows of one priority share by deficit round robin with a quantum of one token, the surplus variant: a flow whose turn has come is
 // served a whole request, and then sits out as many rounds as it took tokens. Rounds are computed, not gone through, so the sizes of
 // requests cost nothing: each flow knows the round in which it may go next, and the lowest is next in turn. Hence two flows that
-// wait all the time are never further apart than the largest request of either.
+// wait all the time are never further apart, in tokens, than 1.5 times the largest request of either.
 //
 //   - The round of a band is that of the request last taken.
 //   - Taking a request advances its flow's round by the request's tokens.
-//   - A flow that starts to wait comes in half a request behind the band's round: after those whose turn it is, before those who have
-//     just had theirs. Half of its own request or of that next in turn, whichever is smaller. That the band's round moves on with
-//     newcomers too keeps a flow from waiting for ever while new ones keep coming.
+//   - A flow that starts to wait where nobody does comes in at the band's round. Where others wait, it does half a request later, after
+//     those whose turn it is and before those who have just had theirs: half of its own request or of that next in turn, whichever is
+//     smaller. So the round moves on even if only newcomers are served, and they can't keep a flow in debt waiting for ever.
 //   - A flow that leaves in debt, which is when its round is ahead of the band's, is remembered until the band's reaches it, or until
 //     nobody has waited in the band for as long as the TTL.
 //   - A flow that was passed over because all its lanes were full goes first when one opens, but saves up no more than that one request.
@@ -152,11 +152,11 @@ func (q *Queue[V]) enter(it *Item[V]) *flow[V] {
 		b.debts.remove(int(f.debtPos))
 		q.debts--
 	}
-	behind := it.cost()
+	behind := int64(0)
 	if next := b.next(); next != nil {
-		behind = min(behind, next.lines[0].items.oldest.cost())
+		behind = min(it.cost(), next.lines[0].items.oldest.cost()) / 2
 	}
-	f.round = max(f.round, b.round+behind/2)
+	f.round = max(f.round, b.round+behind)
 	f.turn = b.turns
 	b.turns++
 	return f

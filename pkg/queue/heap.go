@@ -10,6 +10,9 @@ type ranked[E any] interface {
 // many flows the depth is what costs, since each step writes to another flow's record.
 type heap[E ranked[E]] []E
 
+// minCap is the capacity below which a heap doesn't bother to give memory back.
+const minCap = 1 << 12
+
 func (h *heap[E]) push(e E) {
 	*h = append(*h, e)
 	h.up(len(*h) - 1)
@@ -24,6 +27,9 @@ func (h *heap[E]) remove(i int) {
 	var none E
 	old[last] = none
 	*h = old[:last]
+	if cap(old) > minCap && last < cap(old)/8 {
+		*h = append(make(heap[E], 0, cap(old)/4), old[:last]...)
+	}
 	if i < last {
 		h.fix(i)
 	}

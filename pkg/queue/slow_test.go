@@ -87,11 +87,11 @@ func (q *slowQueue) push(now time.Time, it *Item[int], discarded func(*Item[int]
 		b.flows[it.Flow] = f
 	}
 	if !slices.ContainsFunc(q.waiting, func(other *slowItem) bool { return other.flow == f }) {
-		behind := slowCost(it)
+		behind := 0.0
 		if next := q.next(it.Priority, nil); next != nil {
-			behind = min(behind, slowCost(next.Item))
+			behind = min(slowCost(it), slowCost(next.Item)) / 2
 		}
-		f.round = max(f.round, b.round+behind/2)
+		f.round = max(f.round, b.round+behind)
 		f.turn = b.turns
 		b.turns++
 	}
