@@ -39,7 +39,7 @@ With --live it overfills the engines until Ctrl-C instead, and prints a line eac
 	f := cmd.Flags()
 	f.BoolVar(&live, "live", false, "put load on and print a line each second, until Ctrl-C or for --duration")
 	f.DurationVar(&o.Duration, "duration", 0, "of sending in each phase (default 1m, or 6s with --quick)")
-	f.DurationVar(&o.RunIn, "run-in", 0, "of sending before that, whose times don't count (default 5s, or 1s with --quick)")
+	f.DurationVar(&o.RunIn, "run-in", 0, "of sending before that, whose times to the first token don't count (default 5s, or 1s with --quick)")
 	f.IntVar(&o.Rounds, "rounds", 0, "rounds of all phases, each with other requests (default 3, or 1 with --quick)")
 	f.BoolVar(&o.Quick, "quick", false, "a minute of work: to see that it runs, not to quote")
 	f.IntVar(&o.Engines, "engines", overload.DefaultEngines, "simulated engines")

@@ -322,7 +322,8 @@ func Live(ctx context.Context, w io.Writer, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	fmt.Fprintf(w, "%d engines that can answer %.0f requests/s get %g times that through http://%s; QUEUEING=enabled\n", b.Engines, b.rate, b.Over, p.envoy.Gateway)
+	fmt.Fprintf(w, "%d engines that can answer %.0f requests/s get %g times that through http://%s; QUEUEING=enabled\n"+
+		"metrics http://%s/metrics   what waits http://%[5]s/debug/queue   Ctrl-C stops everything\n", b.Engines, b.rate, b.Over, p.envoy.Gateway, p.picker.Metrics)
 	t := Target{Gateway: p.envoy.Gateway.String(), Picker: p.picker.Metrics.String()}
 	for _, e := range p.engines {
 		t.Engines = append(t.Engines, e.Addr())

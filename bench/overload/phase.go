@@ -35,7 +35,7 @@ type run struct {
 	observations
 	ideal       float64 // p99 of Critical's TTFT with an ideal queue, ms
 	mostWaiting int     // at an engine at any moment, between looks too
-	seconds     float64 // of sending after the run-in
+	seconds     float64 // of sending
 	drained     time.Duration
 	computed    uint64 // requests that engines took in
 	bypassed    int64  // requests that Envoy sent on without the picker
@@ -61,7 +61,7 @@ func (b *bench) run(ctx context.Context, ph phase, requests []Request) (r *run, 
 	if err := warmUp(ctx, c, len(p.engines)); err != nil {
 		return nil, err
 	}
-	r = &run{Tally: Tally{from: b.RunIn}, phase: ph, limits: p.limits, seconds: b.Duration.Seconds()}
+	r = &run{Tally: Tally{from: b.RunIn}, phase: ph, limits: p.limits, seconds: (b.RunIn + b.Duration).Seconds()}
 	if r.ideal, err = b.idealP99(requests); err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ type counts struct {
 	offered int
 	ended   [outcomes]int
 	first   []float64 // milliseconds to the first token, of those served whose times count
-	inTime  int       // of these, those within the goal
+	inTime  int       // served with the first token within the goal
 	reasons map[string]int
 	faulty  int // refusals that aren't as they should be
 }
@@ -40,11 +40,11 @@ func (t *Tally) add(a Answer) {
 	c.offered++
 	c.ended[a.Outcome]++
 	t.late = append(t.late, milliseconds(a.Late))
+	if a.Outcome == Served && a.First <= goal {
+		c.inTime++
+	}
 	if a.Outcome == Served && a.At >= t.from {
 		c.first = append(c.first, milliseconds(a.First))
-		if a.First <= goal {
-			c.inTime++
-		}
 	}
 	if a.Reason != "" {
 		if c.reasons == nil {

@@ -44,7 +44,7 @@ func TestTimesOfTheRunInDontCount(t *testing.T) {
 	for _, at := range []time.Duration{0, 999 * time.Millisecond, time.Second, 2 * time.Second} {
 		tally.add(Answer{At: at, Outcome: Served, First: 100 * time.Millisecond})
 	}
-	if n := tally.sum(); n.offered != 4 || n.ended[Served] != 4 || n.inTime != 2 || len(n.first) != 2 {
+	if n := tally.sum(); n.offered != 4 || n.ended[Served] != 4 || n.inTime != 4 || len(n.first) != 2 {
 		t.Errorf("%+v", n)
 	}
 }
