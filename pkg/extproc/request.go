@@ -274,10 +274,11 @@ func (s *stream) route(a *routing.Arrival) *routing.Refusal {
 // timeoutSlack is how much longer than the longest wait the proxy is asked to be patient.
 const timeoutSlack = time.Second
 
-// waits tells the proxy that the answer under way takes up to longest, or it would go on without. In full duplex it has
-// no time limit once there is a body. A proxy that doesn't allow as much keeps to its own limit.
+// waits tells the proxy that the answer under way takes up to longest, or it would go on without. In full duplex no
+// answer to a request has a time limit, not even one to headers that come alone. A proxy that doesn't allow as much keeps
+// to its own limit.
 func (s *stream) waits(longest time.Duration) {
-	if s.request == gathering && s.requestMode.fullDuplex() {
+	if s.requestMode.fullDuplex() {
 		return
 	}
 	_ = s.send(s.encoder.patience(longest + timeoutSlack)) // one that has gone ends the wait by the stream's context
