@@ -45,6 +45,9 @@ type Load struct {
 	LastFailure      Instant
 
 	prefillTotal time.Duration // all prefill ever sent
+	sent         uint64        // requests ever sent
+	asked        uint64        // of them, those sent before the page was last asked for
+	askedBefore  uint64        // and those before the time before that
 }
 
 // Fresh says whether the report is at most limit or three intervals old, whichever is longer.
@@ -97,6 +100,7 @@ func (l *Load) PrefillQueue(now Instant) time.Duration {
 
 func (l *Load) join(now Instant, c Charge) time.Duration {
 	l.InFlight++
+	l.sent++
 	l.Tokens += c.Tokens
 	l.Uncached += c.Uncached
 	l.PrefillUntil = now.Add(l.PrefillQueue(now) + c.Prefill)
@@ -122,6 +126,13 @@ func (l *Load) prefilled(now Instant, mark time.Duration) {
 	}
 }
 
+// onTheirWay is how many of the requests counted when the page was asked for had not reached the pod by then, and so come
+// on top of what it shows: those that it doesn't show, as far as they were sent since the page before. Any others have
+// ended there, or are of a kind that it doesn't count.
+func (l *Load) onTheirWay(r *Report) int {
+	return min(max(0, r.InFlight-r.Running-r.Waiting), int(l.asked-l.askedBefore))
+}
+
 // report takes in a reading. One that ends an outage of the page forgives the requests that failed meanwhile.
 func (l *Load) report(r Report) {
 	if l.PageFailures > 0 {
@@ -130,6 +141,7 @@ func (l *Load) report(r Report) {
 	if r.Waiting > 0 || r.Running > l.Places {
 		l.Places = r.Running
 	}
+	r.InFlight -= l.onTheirWay(&r)
 	l.Report, l.HasReport = r, true
 	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, 0, false
 }

@@ -291,11 +291,13 @@ func (p *Pool) GaveUp(now time.Time, pod *Pod) {
 
 // InFlight gives the requests counted at pod now, and those of their prompt tokens that it had not cached. A scraper
 // asks before it asks the pod, and hands the answer in with the report, so that what was sent later is known not to be
-// in it.
+// in it. The pool remembers that it was asked, for what may be on its way to the pod then.
 func (p *Pool) InFlight(pod *Pod) (requests, uncached int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return pod.Load.InFlight, pod.Load.Uncached
+	l := pod.Load
+	l.askedBefore, l.asked = l.asked, l.sent
+	return l.InFlight, l.Uncached
 }
 
 // Report takes in what pod said of itself. A report that shows that the server process was started anew makes a fresh

@@ -100,6 +100,47 @@ func TestRequestsAreReportedPlusSentMinusEnded(t *testing.T) {
 	}
 }
 
+// What was sent just before a page was read and isn't on it is still to come. What isn't on the next page either never
+// will be: it has ended there, or is of a kind that pages don't count.
+func TestRequestsOnTheirWayAreNotForgotten(t *testing.T) {
+	p := twoPods(t)
+	a := p.Snapshot().Pods[0]
+	read := func(running, waiting int) {
+		r := Report{Taken: At(t0), Running: running, Waiting: waiting}
+		r.InFlight, r.Uncached = p.InFlight(a)
+		p.Report(t0, a, r)
+	}
+	leases := make([]Lease, 6)
+	send := func(n int) {
+		for i := range leases[:n] {
+			p.Assign(t0, onlyA{}, &leases[i])
+		}
+	}
+	expect := func(when string, waiting int) {
+		t.Helper()
+		if l := p.load(t, "a"); l.Waiting(At(t0)) != waiting {
+			t.Errorf("%s: %d wait, want %d", when, l.Waiting(At(t0)), waiting)
+		}
+	}
+	read(4, 1) // of which others send, too
+	expect("nothing sent", 1)
+	send(6)
+	expect("six sent since", 7)
+	read(4, 1)
+	expect("one of the six may not have come yet", 2)
+	read(4, 1)
+	expect("it did not come", 1)
+	for i := range leases {
+		p.Release(&leases[i])
+	}
+	read(4, 0)
+	send(3)
+	read(4, 3)
+	expect("all have come", 3)
+	p.Release(&leases[0])
+	expect("one has ended", 2)
+}
+
 type onlyA struct{}
 
 func (onlyA) Choose(s *Snapshot) (Charge, bool) { return Charge{Pod: s.Pods[0]}, true }
