@@ -170,7 +170,8 @@ func (t *target) loop(ctx context.Context) {
 	defer t.timer.Stop()
 	defer t.pace.leave()
 	t.began = time.Now()
-	t.due = time.Duration(t.random.Float64() * float64(min(t.settings.Current().RefreshMetricsInterval, longest)))
+	// Not at once: requests that wait for a pod go there when it was looked at, and the proxy must know it by then.
+	t.due = time.Duration((0.1 + 0.9*t.random.Float64()) * float64(min(t.settings.Current().RefreshMetricsInterval, longest)))
 	for t.sleep(ctx) {
 		pod := t.pool.Snapshot().At(t.address) // its port or runtime may have changed
 		if pod == nil || pod.Load != t.load {

@@ -86,6 +86,7 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 	}
 	if now := t.router.settings.Current(); now.Queueing {
 		t.room = t.router.roomFor(t.priority, now)
+		t.room.Seen = t.router.waiting.count.Load() > 0
 		t.question.Room = &t.room
 	} else if t.priority < 0 && !t.values.Queueing {
 		t.room = t.router.roomFor(math.MaxInt, now)

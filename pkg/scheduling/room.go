@@ -16,6 +16,10 @@ import (
 type Room struct {
 	Depth int     // requests
 	KV    float64 // 0..1
+
+	// Seen asks for pods whose page was read already, or couldn't be. One that has just joined is not yet known to the
+	// proxy, which would send elsewhere, or nowhere, what is meant for it.
+	Seen bool
 }
 
 // has says whether the pod, which must be trusted, takes another request. pods are all of them.
@@ -23,6 +27,9 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	l := pod.Load
 	if l.Fresh(q.now, q.Staleness) {
 		return l.Waiting(q.now) < m.Depth && q.usage(l) < m.KV
+	}
+	if m.Seen && !l.HasReport && l.PageFailures == 0 {
+		return false
 	}
 	most := q.fullest(pods)
 	return most < 0 || l.InFlight <= most

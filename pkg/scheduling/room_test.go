@@ -38,8 +38,8 @@ func TestWhoHasRoom(t *testing.T) {
 		{"less than the threshold of it", usual, fleet(reported(0, 2, .79)), "a"},
 		{"filled by what was sent since", usual, fleet(with(reported(0, 2, .7), func(l *pool.Load) { l.Uncached = 41_000 })), "none"},
 		{"emptied by what ended since", usual, fleet(with(reported(0, 4, .9), func(l *pool.Load) { l.Report.InFlight = 4; l.InFlight = 2 })), "a"},
-		{"a lower threshold: only where none waits", Room{1, .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
-		{"and only one", Room{1, .8}, fleet(with(reported(0, 8, .5), sent(1))), "none"},
+		{"a lower threshold: only where none waits", Room{Depth: 1, KV: .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
+		{"and only one", Room{Depth: 1, KV: .8}, fleet(with(reported(0, 8, .5), sent(1))), "none"},
 		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
 		{"a pod on trial", usual, fleet(pool.Load{PageFailures: pageTries}), "a"},
 		{"one trial at a time", usual, fleet(pool.Load{PageFailures: pageTries, InFlight: 1}), "none"},
@@ -47,6 +47,8 @@ func TestWhoHasRoom(t *testing.T) {
 		{"a stale report isn't used", usual, fleet(with(reported(9, 9, .9), stale)), "a"},
 		{"a pod without metrics takes no more than the fullest one has", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 18}), "b"},
 		{"and not all that finds no room", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 19}), "none"},
+		{"a pod that was never looked at, for those who wait", Room{Depth: 5, KV: .8, Seen: true}, fleet(pool.Load{}), "none"},
+		{"one whose page can't be read", Room{Depth: 5, KV: .8, Seen: true}, fleet(pool.Load{PageFailures: 1}), "a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := "none"
