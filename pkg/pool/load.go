@@ -37,8 +37,9 @@ type Load struct {
 	HasReport       bool
 	Report          Report
 
-	Places           int // requests that are known to run there at once
-	Begun            int // requests in flight whose answer has begun
+	Places           int     // requests that are known to run there at once
+	FullAt           Instant // when a report last had requests waiting
+	Begun            int     // requests in flight whose answer has begun
 	PageFailingSince Instant
 	PageError        error
 	LastAnswer       Instant
@@ -76,6 +77,14 @@ func (l *Load) Waiting(now Instant) int {
 		waiting = max(waiting, min(sent, l.prefilling(now)))
 	}
 	return max(0, waiting)
+}
+
+// Free is the number of places that are known to be free at the pod, whose report must be fresh.
+func (l *Load) Free() int {
+	if l.Report.Waiting > 0 {
+		return 0
+	}
+	return max(0, l.Places-l.Report.Running-l.InFlight+l.Report.InFlight)
 }
 
 // prefilling estimates how many of the requests in flight are not through with their prefill.
@@ -140,6 +149,9 @@ func (l *Load) report(r Report) {
 	}
 	if r.Waiting > 0 || r.Running > l.Places {
 		l.Places = r.Running
+	}
+	if r.Waiting > 0 {
+		l.FullAt = r.Taken
 	}
 	r.InFlight -= l.onTheirWay(&r)
 	l.Report, l.HasReport = r, true

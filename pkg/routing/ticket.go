@@ -1,7 +1,6 @@
 package routing
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -85,11 +84,10 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 		Adapter: t.adapter(s), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
 	}
 	if now := t.router.settings.Current(); now.Queueing {
-		t.room = t.router.roomFor(t.priority, now)
-		t.room.Seen = t.router.waiting.count.Load() > 0
+		t.room = t.router.room(t, now)
 		t.question.Room = &t.room
 	} else if t.priority < 0 && !t.values.Queueing {
-		t.room = t.router.roomFor(math.MaxInt, now)
+		t.room = scheduling.Room{Depth: now.SDQueueDepthThreshold, KV: now.SDKVCacheUtilThreshold}
 		if t.shed = scheduling.Saturated(t.now, s.Pods, &t.question, &t.params, &t.room); t.shed {
 			return pool.Charge{}, false
 		}
@@ -287,9 +285,9 @@ func (t *Ticket) Finish(e End) {
 	t.close()
 }
 
-// patience is how long a client must have waited in vain for its leaving to say something of the pod. A proxy that was
+// goneAfter is how long a client must have waited in vain for its leaving to say something of the pod. A proxy that was
 // told not to show responses leaves sooner, and says nothing.
-const patience = 2 * time.Second
+const goneAfter = 2 * time.Second
 
 func (t *Ticket) release(now time.Time, e End) {
 	p := t.router.pool
@@ -300,7 +298,7 @@ func (t *Ticket) release(now time.Time, e End) {
 	case e == Completed:
 		p.Started(now, &t.lease) // whether or not its first token was seen
 	case e == ClientGone && t.outcome.Status == 0:
-		if now.Sub(t.arrived) >= patience {
+		if now.Sub(t.arrived) >= goneAfter {
 			p.GaveUp(now, t.lease.Pod())
 		}
 	}

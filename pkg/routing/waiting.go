@@ -301,11 +301,18 @@ func hashOf(address netip.AddrPort) uint64 {
 	return xxhash.Sum64(b[:])
 }
 
-// roomFor gives what a pod must have for a request of a priority to go there.
-func (r *Router) roomFor(priority int, v *settings.Values) scheduling.Room {
-	m := scheduling.Room{Depth: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold}
-	if priority < r.top.priority() {
-		m.Depth = min(m.Depth, v.LowerPriorityQueueDepthThreshold)
+// patience is for how long a request waits for a free place at any pod before it joins those who wait at one of them, as
+// far as the thresholds let it.
+const patience = 250 * time.Millisecond
+
+// room gives what a pod must have for t to go there.
+func (r *Router) room(t *Ticket, v *settings.Values) scheduling.Room {
+	m := scheduling.Room{
+		Depth: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold,
+		Seen: r.waiting.count.Load() > 0, Patient: t.waited < patience,
+	}
+	if t.priority < r.top.priority() {
+		m.Depth, m.Patient = min(m.Depth, v.LowerPriorityQueueDepthThreshold), true
 	}
 	return m
 }

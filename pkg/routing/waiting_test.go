@@ -51,13 +51,19 @@ func newHall(t *testing.T, n int, env map[string]string) *hall {
 	return h
 }
 
-// report makes pod i say how many wait there.
+// report makes pod i say how many wait there, when those who wait here have lost their patience. When none waits, the pod
+// is idle, and is known to run 8 at once.
 func (h *hall) report(i, waiting int) {
+	time.Sleep(patience)
+	running := 8
+	if waiting == 0 {
+		running = 0
+	}
 	pod := h.pool.Snapshot().Pods[i]
 	inFlight, uncached := h.pool.InFlight(pod)
 	// An interval of an hour keeps the report fresh for as long as a test waits.
 	h.pool.Report(time.Now(), pod, pool.Report{
-		Taken: pool.At(time.Now()), Interval: time.Hour, InFlight: inFlight, Uncached: uncached, Waiting: waiting, Running: 8, KVTokens: 400_000,
+		Taken: pool.At(time.Now()), Interval: time.Hour, InFlight: inFlight, Uncached: uncached, Waiting: waiting, Running: running, KVTokens: 400_000,
 	})
 	synctest.Wait()
 }
@@ -88,6 +94,10 @@ func (h *hall) send(name, model string, change ...func(*Arrival)) {
 }
 
 func (h *hall) end(name string) {
+	h.t.Helper()
+	if !slices.Contains(h.through, name) {
+		h.t.Fatalf("%s has not come through: %v have", name, h.through)
+	}
 	h.tickets[name].Finish(Completed)
 	synctest.Wait()
 }
@@ -123,8 +133,8 @@ func (h *hall) waitingNow() (n int, bytes int64) {
 // wantEmpty ends all that runs and checks that nothing is left of anything.
 func (h *hall) wantEmpty() {
 	h.t.Helper()
-	for _, ticket := range h.tickets {
-		ticket.Finish(Completed)
+	for _, name := range h.through {
+		h.tickets[name].Finish(Completed)
 	}
 	synctest.Wait()
 	if n, bytes := h.waitingNow(); n != 0 || bytes != 0 {
@@ -156,7 +166,7 @@ func TestWaitsForRoomAndGoesAtOnce(t *testing.T) {
 		if n, bytes := h.waitingNow(); n != 1 || bytes != 100 {
 			t.Errorf("%d requests of %d bytes wait, want 1 of 100", n, bytes)
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(3*time.Second - patience)
 		h.report(0, 4)
 		h.wantThrough("a")
 		if len(told) != 1 || told[0] != 30*time.Second {
@@ -173,10 +183,10 @@ func TestWaitsForRoomAndGoesAtOnce(t *testing.T) {
 
 func TestPlaceThatARequestLeavesIsTaken(t *testing.T) {
 	inHall(t, 1, nil, func(_ *testing.T, h *hall) {
-		h.report(0, 4)
 		for _, name := range []string{"a", "b", "c"} {
 			h.send(name, "m")
 		}
+		h.report(0, 4)
 		h.wantThrough("a")
 		h.end("a")
 		h.wantThrough("a", "b")
@@ -201,6 +211,39 @@ func TestTheImportantGoFirst(t *testing.T) {
 			h.end(name)
 		}
 		h.wantThrough("critical", "standard", "standard 2", "sheddable", "batch")
+	})
+}
+
+// Who is patient finds the next free place at any pod before who joined those that wait at one.
+func TestAFullPodGetsNobodyInHaste(t *testing.T) {
+	inHall(t, 2, nil, func(_ *testing.T, h *hall) {
+		h.report(1, 4)
+		h.send("a", "m")
+		h.wantThrough() // four wait at the second pod, which is below the threshold
+		time.Sleep(patience / 2)
+		h.report(0, 0)
+		h.wantThrough("a")
+		if at := h.tickets["a"].lease.Pod().Name; at != "p0" {
+			h.t.Errorf("a is at %s, want p0, which became free first", at)
+		}
+	})
+}
+
+// A lower priority is one below others of late: what is alone is not low.
+func TestLowIsRelative(t *testing.T) {
+	inHall(t, 1, nil, func(_ *testing.T, h *hall) {
+		h.send("alone", "sheddable")
+		h.report(0, 4)
+		h.wantThrough("alone")
+		h.end("alone")
+		h.send("critical", "critical")
+		h.report(0, 4)
+		h.end("critical")
+		h.send("low", "sheddable")
+		h.report(0, 4)
+		h.wantThrough("alone", "critical")
+		h.report(0, 0)
+		h.wantThrough("alone", "critical", "low")
 	})
 }
 
@@ -243,6 +286,7 @@ func TestCapacity(t *testing.T) {
 		h.report(0, 4)
 		h.wantThrough("new")
 		h.end("new")
+		h.report(0, 0)
 		h.send("large again", "m", sized(1001)) // needn't wait
 		h.wantThrough("new", "large again")
 	})
@@ -377,6 +421,7 @@ func TestSettingsChangeWhileRequestsWait(t *testing.T) {
 		inHall(t, 1, nil, func(_ *testing.T, h *hall) {
 			h.send("a", "m")
 			apply(h, "SD_QUEUE_DEPTH_THRESHOLD", "10")
+			h.report(0, 5)
 			h.wantThrough("a")
 		})
 	})
@@ -460,7 +505,7 @@ func TestNothingIsLeft(t *testing.T) {
 			runtime.Gosched()
 		}
 	})
-	const clients, each = 100, 100
+	const clients, each = 300, 20
 	var done sync.WaitGroup
 	answers := make([]int, clients)
 	a := chat(t, "m", "hello")

@@ -20,12 +20,22 @@ type Room struct {
 	// Seen asks for pods whose page was read already, or couldn't be. One that has just joined is not yet known to the
 	// proxy, which would send elsewhere, or nowhere, what is meant for it.
 	Seen bool
+
+	// Patient requests go to a pod that let others wait within the last fullOfLate only into a place that is known to be
+	// free: the wait for the next one at any pod is shorter than the wait for the next one at that pod.
+	Patient bool
 }
+
+// fullOfLate is how long a pod that let others wait is taken to run as many requests as it can.
+const fullOfLate = 5 * time.Second
 
 // has says whether the pod, which must be trusted, takes another request. pods are all of them.
 func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	l := pod.Load
 	if l.Fresh(q.now, q.Staleness) {
+		if m.Patient && q.now.Since(l.FullAt) < fullOfLate && l.Free() == 0 {
+			return false
+		}
 		return l.Waiting(q.now) < m.Depth && q.usage(l) < m.KV
 	}
 	if m.Seen && !l.HasReport && l.PageFailures == 0 {

@@ -11,6 +11,10 @@ import (
 func TestWhoHasRoom(t *testing.T) {
 	usual := Room{Depth: 5, KV: 0.8}
 	sent := func(n int) func(*pool.Load) { return func(l *pool.Load) { l.InFlight += n } }
+	patient := Room{Depth: 5, KV: 0.8, Patient: true}
+	fullOf := func(places int, ago time.Duration) func(*pool.Load) {
+		return func(l *pool.Load) { l.Places, l.FullAt = places, pool.At(now.Add(-ago)) }
+	}
 	stale := func(l *pool.Load) { l.Report.Taken = pool.At(now.Add(-time.Minute)) }
 	for _, c := range []struct {
 		name string
@@ -40,6 +44,11 @@ func TestWhoHasRoom(t *testing.T) {
 		{"emptied by what ended since", usual, fleet(with(reported(0, 4, .9), func(l *pool.Load) { l.Report.InFlight = 4; l.InFlight = 2 })), "a"},
 		{"a lower threshold: only where none waits", Room{Depth: 1, KV: .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
 		{"and only one", Room{Depth: 1, KV: .8}, fleet(with(reported(0, 8, .5), sent(1))), "none"},
+		{"the patient go to a pod that was full of late only into a free place", patient, fleet(with(reported(2, 8, .5), fullOf(8, time.Second))), "none"},
+		{"when it has one", patient, fleet(with(reported(0, 7, .5), fullOf(8, time.Second))), "a"},
+		{"that none has taken since", patient, fleet(with(reported(0, 7, .5), fullOf(8, time.Second), sent(1))), "none"},
+		{"others wait there", usual, fleet(with(reported(2, 8, .5), fullOf(8, time.Second))), "a"},
+		{"a pod that was full long ago may take more by now", patient, fleet(with(reported(0, 8, .5), fullOf(8, 6*time.Second))), "a"},
 		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
 		{"a pod on trial", usual, fleet(pool.Load{PageFailures: pageTries}), "a"},
 		{"one trial at a time", usual, fleet(pool.Load{PageFailures: pageTries, InFlight: 1}), "none"},

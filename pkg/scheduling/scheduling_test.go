@@ -31,8 +31,10 @@ func reported(waiting, running int, kv float64) pool.Load {
 	}}
 }
 
-func with(l pool.Load, change func(*pool.Load)) pool.Load {
-	change(&l)
+func with(l pool.Load, changes ...func(*pool.Load)) pool.Load {
+	for _, change := range changes {
+		change(&l)
+	}
 	return l
 }
 
