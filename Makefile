@@ -35,7 +35,7 @@ build: go ## Build the picker, bin/epp, and the bench tool, bin/bench
 
 .PHONY: run
 run: build ## Run four simulated model servers, the picker and Envoy, until Ctrl-C
-	@ENVOY=$$(hack/fetch-envoy.sh); export ENVOY; exec $(BIN)/bench $(if $(LOAD),overload --live --load $(LOAD),run)
+	@ENVOY=$$(hack/fetch-envoy.sh); export ENVOY; exec $(BIN)/bench $(if $(LOAD),overload --live --load $(LOAD) --epp $(BIN)/epp,run)
 
 .PHONY: test
 test: lint vet unit race fuzz e2e ## Everything: lint, unit, race, fuzz for some seconds, end to end through Envoy
