@@ -23,6 +23,9 @@ func (q *Queue[V]) inconsistency() string {
 		if problem := inconsistent(b.debts, func(d debt[V]) int { return int(d.flow.debtPos) }); problem != "" {
 			return "debts: " + problem
 		}
+		if len(b.debts) > 0 && b.debts[0].round <= b.round {
+			return fmt.Sprintf("a debt of round %d is known in round %d", b.debts[0].round, b.round)
+		}
 		if problem := inconsistent(b.hoards, func(h hoard[V]) int { return int(h.flow.hoardPos) }); problem != "" {
 			return "hoards: " + problem
 		}
@@ -54,6 +57,9 @@ func (q *Queue[V]) inconsistency() string {
 		if problem := inconsistent(f.lines, func(l *line[V]) int { return l.pos }); problem != "" {
 			return "lines: " + problem
 		}
+		if f.waiting > 0 && (f.first != f.lines[0].items.oldest.seq || f.band.hoards[f.hoardPos].first != f.first) {
+			return fmt.Sprintf("flow %q has a wrong idea of its oldest", f.name)
+		}
 		if f.aside != nil {
 			return fmt.Sprintf("flow %q has lines aside", f.name)
 		}
@@ -64,7 +70,7 @@ func (q *Queue[V]) inconsistency() string {
 	for _, s := range q.sections.records {
 		sections += s.lines
 		lanes[s.lane.id]++
-		if s.aside || (s.pos >= 0) != (len(s.single)+len(s.mixed) > 0) {
+		if (s.pos >= 0) != (len(s.single)+len(s.mixed) > 0) {
 			return fmt.Sprintf("section of lane %d is out of its heap", s.lane.id)
 		}
 		for _, flows := range []heap[turn[V]]{s.single, s.mixed} {
@@ -78,6 +84,11 @@ func (q *Queue[V]) inconsistency() string {
 	}
 	if len(lanes) != len(q.lanes.records) {
 		return fmt.Sprintf("%d lanes are used, %d are known", len(lanes), len(q.lanes.records))
+	}
+	for i := 1; i < len(q.ttls); i++ {
+		if q.ttls[i].from <= q.ttls[i-1].from || q.ttls[i].ttl <= q.ttls[i-1].ttl {
+			return fmt.Sprintf("TTLs are no rising runs: %v", q.ttls)
+		}
 	}
 	return ""
 }

@@ -6,12 +6,12 @@ import "time"
 type Try uint8
 
 const (
-	// Taken: the item goes. It leaves the queue.
+	// Taken means that the item goes. It leaves the queue.
 	Taken Try = iota
-	// LaneFull: no pod of the item's lane has room for anyone of its priority or a lower one. The lane is skipped for the rest of the
+	// LaneFull means that no pod of the item's lane has room for anyone of its priority or a lower one. The lane is skipped for the rest of the
 	// Dispatch. In lane 0, any pod, that is AllFull.
 	LaneFull
-	// AllFull: no pod has room for anyone of the item's priority or a lower one. The Dispatch ends.
+	// AllFull means that no pod has room for anyone of the item's priority or a lower one. The Dispatch ends.
 	AllFull
 )
 
@@ -88,15 +88,17 @@ type aside[V any] struct {
 	lines    []*line[V]
 }
 
-// setAside takes a section whose lane is full out of its band's heap, and files elsewhere those flows that have items in open lanes.
+// setAside files elsewhere those flows of a section whose lane is full that have items in open lanes, and takes the section with the
+// others out of its band's heap.
 func (q *Queue[V]) setAside(s *section[V]) {
-	s.band.sections.remove(s.pos)
-	s.aside = true
-	q.aside.sections = append(q.aside.sections, s)
 	for len(s.mixed) > 0 {
 		f := s.mixed[0].flow
 		q.skipFull(f)
 		f.file()
+	}
+	if len(s.single) > 0 {
+		s.band.sections.remove(s.pos)
+		q.aside.sections = append(q.aside.sections, s)
 	}
 }
 
@@ -124,7 +126,6 @@ func (q *Queue[V]) restore() {
 		f.file()
 	}
 	for _, s := range q.aside.sections {
-		s.aside = false
 		s.fix()
 	}
 	clear(q.aside.lines)

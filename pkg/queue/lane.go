@@ -68,7 +68,6 @@ func (s *section[V]) heap(mixed bool) *heap[turn[V]] {
 // fix restores the section's place among the others after what is filed here has changed.
 func (s *section[V]) fix() {
 	switch filed := len(s.single)+len(s.mixed) > 0; {
-	case s.aside:
 	case filed && s.pos >= 0:
 		s.band.sections.fix(s.pos)
 	case filed:

@@ -1,8 +1,6 @@
 package queue
 
-import (
-	"time"
-)
+import "time"
 
 // A Queue holds the requests that wait. It is not safe for concurrent use: the caller locks.
 //
@@ -43,11 +41,11 @@ type Queue[V any] struct {
 type Verdict uint8
 
 const (
-	// Waiting: the item is in the queue.
+	// Waiting means that the item is in the queue.
 	Waiting Verdict = iota
-	// TooLarge: the item is bigger than the whole capacity and can never wait.
+	// TooLarge means that the item is bigger than the whole capacity and can never wait.
 	TooLarge
-	// NoRoom: the item doesn't fit, and wouldn't if all that may be discarded for it were. Nothing was discarded.
+	// NoRoom means that the item doesn't fit, and wouldn't if all that may be discarded for it were. Nothing was discarded.
 	NoRoom
 )
 
