@@ -18,8 +18,7 @@ type section[V any] struct {
 	lines  int           // of all its flows; none: the section is gone
 	single heap[turn[V]] // flows that have no other lane
 	mixed  heap[turn[V]]
-	pos    int // in the band's heap; -1 if no flow is filed here, or while set aside
-	aside  bool
+	pos    int // in the band's heap; -1 if no flow is filed here, or while it is set aside
 }
 
 type sectionKey struct {
