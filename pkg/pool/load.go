@@ -47,8 +47,7 @@ type Load struct {
 
 	prefillTotal time.Duration // all prefill ever sent
 	sent         uint64        // requests ever sent
-	asked        uint64        // of them, those sent before the page was last asked for
-	askedBefore  uint64        // and those before the time before that
+	asked        [4]uint64     // of them, those sent before the page was asked for, the last times; the latest first
 }
 
 // Fresh says whether the report is at most limit or three intervals old, whichever is longer.
@@ -136,10 +135,10 @@ func (l *Load) prefilled(now Instant, mark time.Duration) {
 }
 
 // onTheirWay is how many of the requests counted when the page was asked for had not reached the pod by then, and so come
-// on top of what it shows: those that it doesn't show, as far as they were sent since the page before. Any others have
-// ended there, or are of a kind that it doesn't count.
+// on top of what it shows: those that it doesn't show, as far as they were sent within three pages. A busy proxy may take
+// as long. Any others have ended there, or are of a kind that it doesn't count.
 func (l *Load) onTheirWay(r *Report) int {
-	return min(max(0, r.InFlight-r.Running-r.Waiting), int(l.asked-l.askedBefore))
+	return min(max(0, r.InFlight-r.Running-r.Waiting), int(l.asked[0]-l.asked[len(l.asked)-1]))
 }
 
 // report takes in a reading. One that ends an outage of the page forgives the requests that failed meanwhile.

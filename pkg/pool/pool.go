@@ -296,7 +296,8 @@ func (p *Pool) InFlight(pod *Pod) (requests, uncached int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := pod.Load
-	l.askedBefore, l.asked = l.asked, l.sent
+	copy(l.asked[1:], l.asked[:])
+	l.asked[0] = l.sent
 	return l.InFlight, l.Uncached
 }
 
