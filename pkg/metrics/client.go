@@ -53,7 +53,7 @@ func (c *client) get(ctx context.Context, deadline time.Time, host netip.AddrPor
 	if err := c.prepare(host, path); err != nil {
 		return nil, err
 	}
-	resp, err := c.roundTrip(ctx, deadline)
+	resp, err := c.roundTrip(ctx, deadline) //nolint:bodyclose // here or by the caller: the connection ends, or the body is read
 	if err != nil {
 		c.close()
 		return nil, failure(classify(err), err)

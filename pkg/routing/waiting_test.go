@@ -302,7 +302,7 @@ func TestTimeToLive(t *testing.T) {
 		if n, _ := h.waitingNow(); n != 2 {
 			t.Fatalf("%d wait a nanosecond before the first deadline, want 2", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if no := h.wantRefused("a", 503, "queue_timeout"); no.Reason != ReasonTTLExpired || !strings.Contains(no.Message, "30s") {
 			t.Errorf("%+v", no)
