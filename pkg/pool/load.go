@@ -64,16 +64,12 @@ func (l *Load) Requests(fresh bool) int {
 	return max(l.InFlight, l.Report.Waiting+l.Report.Running+l.InFlight-l.Report.InFlight)
 }
 
-// Waiting is the number of requests that wait at the pod: those of the report, which must be fresh, and of those sent
-// since the ones for which no place is known to be free, or whose prefill is estimated not to be done.
-func (l *Load) Waiting(now Instant) int {
-	sent := l.InFlight - l.Report.InFlight
-	waiting := l.Report.Waiting + sent
+// Waiting is the number of requests that wait at the pod: those of the report, which must be fresh, and those sent since
+// for which no place is known to be free.
+func (l *Load) Waiting() int {
+	waiting := l.Report.Waiting + l.InFlight - l.Report.InFlight
 	if l.Report.Waiting == 0 {
 		waiting -= max(0, l.Places-l.Report.Running)
-	}
-	if sent > waiting && sent > 0 {
-		waiting = max(waiting, min(sent, l.prefilling(now)))
 	}
 	return max(0, waiting)
 }
@@ -86,13 +82,13 @@ func (l *Load) Free() int {
 	return max(0, l.Places-l.Report.Running-l.InFlight+l.Report.InFlight)
 }
 
-// prefilling estimates how many of the requests in flight are not through with their prefill.
-func (l *Load) prefilling(now Instant) int {
-	queue := l.PrefillQueue(now)
-	if queue == 0 {
+// Prefilling estimates how many of the requests sent since the report are not through with their prefill.
+func (l *Load) Prefilling(now Instant) int {
+	sent, queue := l.InFlight-l.Report.InFlight, l.PrefillQueue(now)
+	if sent <= 0 || queue == 0 {
 		return 0
 	}
-	return 1 + int(int64(queue-1)*int64(l.InFlight)/int64(l.PrefillPending))
+	return min(sent, 1+int(int64(queue-1)*int64(l.InFlight)/int64(l.PrefillPending)))
 }
 
 // Unanswered is the number of requests in flight of which nothing has come back.

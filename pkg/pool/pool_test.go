@@ -118,8 +118,8 @@ func TestRequestsOnTheirWayAreNotForgotten(t *testing.T) {
 	}
 	expect := func(when string, waiting int) {
 		t.Helper()
-		if l := p.load(t, "a"); l.Waiting(At(t0)) != waiting {
-			t.Errorf("%s: %d wait, want %d", when, l.Waiting(At(t0)), waiting)
+		if l := p.load(t, "a"); l.Waiting() != waiting {
+			t.Errorf("%s: %d wait, want %d", when, l.Waiting(), waiting)
 		}
 	}
 	read(4, 1) // of which others send, too

@@ -7,15 +7,16 @@ import (
 	"github.com/pilotfish-epp/pilotfish/pkg/pool"
 )
 
-// Room says which pods take more requests: those that are trusted, let fewer than Depth requests wait, and have less than
-// the share KV of their KV cache in use. Both count what was sent since the pod's report, so that no pod is overfilled
-// between two of them.
+// Room says which pods take more requests: those that are trusted, let fewer than Depth requests wait, have fewer than
+// Prefills at their prefill of those sent since the pod's report, and less than the share KV of their KV cache in use.
+// What was sent since the report counts, so that no pod is overfilled between two of them.
 //
 // A pod without a fresh report takes as many requests as are at the fullest pod with one, and any number when there is
 // none: missing metrics neither stop traffic nor draw all of it to where nothing is known.
 type Room struct {
-	Depth int     // requests
-	KV    float64 // 0..1
+	Depth    int     // requests
+	Prefills int     // requests
+	KV       float64 // 0..1
 
 	// Seen asks for pods whose page was read already, or couldn't be. One that has just joined is not yet known to the
 	// proxy, which would send elsewhere, or nowhere, what is meant for it.
@@ -36,7 +37,7 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 		if m.Patient && q.now.Since(l.FullAt) < fullOfLate && l.Free() == 0 {
 			return false
 		}
-		return l.Waiting(q.now) < m.Depth && q.usage(l) < m.KV
+		return l.Waiting() < m.Depth && l.Prefilling(q.now) < m.Prefills && q.usage(l) < m.KV
 	}
 	if m.Seen && !l.HasReport && l.PageFailures == 0 {
 		return false
