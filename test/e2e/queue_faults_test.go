@@ -50,7 +50,7 @@ func TestOnlyPickerKilledWhileRequestsWait(t *testing.T) {
 			if err := s.picker().Restart(context.Background(), s.Stack); err != nil {
 				t.Fatal(err)
 			}
-			s.says(t, one, 0)
+			s.says(t, one, idle)
 			eventually(t, answerLimit, "the new picker to be asked", func() error {
 				if a := s.do(chat{prompt: "hello"}.call()); !a.ok() {
 					return fmt.Errorf("%v", a)
@@ -76,7 +76,7 @@ func TestPickerEndsWhileRequestsWait(t *testing.T) {
 			only := newPuppet(t, "puppet")
 			s := queueing(t, profile, "", []string{fmt.Sprint("SHUTDOWN_GRACE=", grace)}, only)
 			only.hold()
-			s.says(t, only, 0)
+			s.says(t, only, idle)
 			inHand := pending{site: s}
 			for range 3 {
 				inHand.send(chat{prompt: "under way"}.call())

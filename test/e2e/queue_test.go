@@ -19,13 +19,20 @@ import (
 	"github.com/pilotfish-epp/pilotfish/bench/stack"
 )
 
-const (
-	// busy is what a puppet's page says to be saturated, oneFree that one more request may come; by the default of
-	// SD_QUEUE_DEPTH_THRESHOLD.
-	busy    = 9
-	oneFree = 4
+const waits = "inference_extension_flow_control_request_queue_duration_seconds"
 
-	waits = "inference_extension_flow_control_request_queue_duration_seconds"
+// said is what a puppet's page says.
+type said struct {
+	running, waiting int
+	kv               float64 // 0..1
+}
+
+var (
+	idle = said{}
+	busy = said{running: 8, waiting: 9, kv: .5}
+	// noSpace is saturated without requests that wait, so that nothing is known of how many run there at once. With a
+	// threshold of 1 it has exactly one place as soon as there is space.
+	noSpace = said{kv: .9}
 )
 
 // puppet is a mirror whose metrics page says what the test wants it to, and which answers when the test lets it.
@@ -33,15 +40,15 @@ type puppet struct {
 	*mirror
 
 	mu      sync.Mutex
-	waiting int           // requests that the page says to wait
-	once    bool          // the page says so to one reader and is busy again
+	says    said
+	offered bool          // the next reader of the page is told that there is space
 	reads   int           // of the page, since it was last changed
 	held    chan struct{} // requests are answered when it is closed; nil: at once
 }
 
 func newPuppet(t *testing.T, name string) *puppet {
 	t.Helper()
-	p := &puppet{mirror: &mirror{name: name}, waiting: busy}
+	p := &puppet{mirror: &mirror{name: name}, says: busy}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", p.page)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -64,22 +71,29 @@ func newPuppet(t *testing.T, name string) *puppet {
 
 func (p *puppet) page(w http.ResponseWriter, _ *http.Request) {
 	p.mu.Lock()
-	waiting := p.waiting
-	if p.once {
-		p.waiting, p.once, p.reads = busy, false, 0
+	says := p.says
+	if p.offered {
+		says, p.offered, p.reads = idle, false, 0
 	} else {
 		p.reads++
 	}
 	p.mu.Unlock()
-	_, _ = fmt.Fprintf(w, "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0\n"+
+	_, _ = fmt.Fprintf(w, "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running %d\n"+
 		"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting %d\n"+
-		"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc 0\n", waiting)
+		"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc %g\n", says.running, says.waiting, says.kv)
 }
 
-func (p *puppet) show(waiting int, once bool) {
+func (p *puppet) say(says said) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting, p.once, p.reads = waiting, once, 0
+	p.says, p.reads = says, 0
+}
+
+// offer lets the next reader of the page find space, and nobody after it.
+func (p *puppet) offer() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.offered, p.reads = true, 0
 }
 
 // hold keeps requests that come from now on in the puppet's hands until release.
@@ -98,13 +112,19 @@ func (p *puppet) release() {
 	}
 }
 
-// says lets a puppet's page say that so many wait there, and waits until the picker knows.
-func (s *site) says(t *testing.T, p *puppet, waiting int) {
+// says lets a puppet's page say something, and waits until the picker knows.
+func (s *site) says(t *testing.T, p *puppet, says said) {
 	t.Helper()
-	p.show(waiting, false)
-	eventually(t, answerLimit, fmt.Sprintf("the picker to read that %d wait at %s", waiting, p.name), func() error {
+	p.say(says)
+	s.awaitKnown(t, p)
+}
+
+// awaitKnown waits until the picker knows what a puppet's page says.
+func (s *site) awaitKnown(t *testing.T, p *puppet) {
+	t.Helper()
+	eventually(t, answerLimit, fmt.Sprintf("the picker to read %+v of %s", p.says, p.name), func() error {
 		for _, pod := range s.pods(t) {
-			if pod.Address == p.address.String() && pod.Report != nil && pod.Report.Waiting == waiting {
+			if r := pod.Report; pod.Address == p.address.String() && r != nil && (said{r.Running, r.Waiting, r.KVUsage}) == p.says {
 				return nil
 			}
 		}
@@ -112,36 +132,39 @@ func (s *site) says(t *testing.T, p *puppet, waiting int) {
 	})
 }
 
+// oneByOne are settings by which a puppet that has noSpace, and offers some, has one place.
+var oneByOne = []string{"SD_QUEUE_DEPTH_THRESHOLD=1"}
+
 // serveInTurn gives a puppet's one place to whoever is next until it has got n requests: each when the one before has
 // ended, so that the order in which they arrive is the order in which they were sent on.
 func (s *site) serveInTurn(t *testing.T, p *puppet, n int) {
 	t.Helper()
-	for len(p.requests()) < n {
-		// Only when nobody is under way is it one place that the page offers.
-		eventually(t, answerLimit, "the place to be free", func() error {
-			p.mu.Lock()
-			reads := p.reads
-			p.mu.Unlock()
-			if reads < 2 { // the first page of these is in force now
-				return errors.New("the picker has not read that it is not to be had")
-			}
-			if under, err := inFlight(s.picker()); err != nil || under != 0 {
-				return fmt.Errorf("%d under way (%s)", under, fmt.Sprint(err))
-			}
+	eventually(t, answerLimit, fmt.Sprintf("%d requests to arrive one by one", n), func() error {
+		got := len(p.requests())
+		p.mu.Lock()
+		reads, offered := p.reads, p.offered
+		p.mu.Unlock()
+		under, err := inFlight(s.picker())
+		switch {
+		case err != nil:
+			return err
+		case got >= n:
 			return nil
-		})
-		if len(p.requests()) >= n {
-			break
+		case !offered && reads >= 2 && under == 0: // the first page of these is in force, so nobody is sent on now
+			p.offer()
 		}
-		p.show(oneFree, true)
-	}
+		return fmt.Errorf("%d so far, %d under way", got, under)
+	})
 }
 
 type podState struct {
 	Address  string
 	Health   string
 	InFlight int
-	Report   *struct{ Waiting int }
+	Report   *struct {
+		Running, Waiting int
+		KVUsage          float64
+	}
 }
 
 // awaitReports waits until the picker has read the page of every model server.
@@ -240,7 +263,7 @@ func queueing(t *testing.T, profile, ranks string, env []string, puppets ...*pup
 	p.endpoints = func([]byte) string { return writeFile(t, puppetEndpoints(ranks, puppets...)) }
 	s := newSite(t, p)
 	for _, one := range puppets {
-		s.says(t, one, busy)
+		s.awaitKnown(t, one)
 	}
 	return s
 }
@@ -321,7 +344,7 @@ func TestRequestsWaitForRoom(t *testing.T) {
 				}
 				return nil
 			})
-			s.says(t, only, 0)
+			s.says(t, only, idle)
 			for i, a := range sent.all() {
 				a.sighted(t).wantSame(t, requests[i].body)
 				if a.took < envoyPatience {
@@ -368,7 +391,7 @@ func TestWaitIsTooLong(t *testing.T) {
 			if n := m.sum("pilotfish_refusals_total", "reason=queue_timeout"); int(n) != len(sent.answers) {
 				t.Errorf("refusals counted: expected %d, got %v", len(sent.answers), n)
 			}
-			s.says(t, only, 0)
+			s.says(t, only, idle)
 			s.do(chat{prompt: "hello"}.call()).sighted(t)
 			if n := len(only.requests()); n != 1 {
 				t.Errorf("the model server got %d requests, expected none of those refused", n)
@@ -433,7 +456,7 @@ func TestQueueIsFull(t *testing.T) {
 			gold.queue(t, call{path: "/v1/models"}) // has no bytes, so there is a place for it
 			wantBytes(5000)
 
-			s.says(t, only, 0)
+			s.says(t, only, idle)
 			for _, a := range gold.all() {
 				a.sighted(t)
 			}
@@ -483,7 +506,7 @@ func TestEndpointsLeaveWhileRequestsWait(t *testing.T) {
 				again.send(chat{prompt: fmt.Sprint("hello again ", i)}.call())
 			}
 			s.awaitQueued(t, 20)
-			only.show(0, false)
+			only.say(idle)
 			list(puppetEndpoints("", only))
 			for _, a := range again.all() {
 				a.sighted(t)
@@ -519,9 +542,10 @@ func TestPrioritiesInTheQueue(t *testing.T) {
 	t.Parallel()
 	const objective = "x-gateway-inference-objective"
 	only := newPuppet(t, "puppet")
+	only.say(noSpace)
 	s := queueing(t, lean, `models: [{name: gold, criticality: Critical}, {name: cheap, criticality: Sheddable}, {name: plain}]
 objectives: [{name: batch, priority: -1}, {name: urgent, priority: 7}]
-`, []string{"LOWER_PRIORITY_QUEUE_DEPTH_THRESHOLD=5"}, only)
+`, oneByOne, only)
 	sent := pending{site: s}
 	sent.queue(t,
 		named("cheap", "cheap"),
@@ -565,13 +589,19 @@ func TestLowerPrioritiesLeaveRoom(t *testing.T) {
 	s := queueing(t, lean, "models: [{name: gold, criticality: Critical}, {name: cheap, criticality: Sheddable}]\n", nil, only)
 	sent := pending{site: s}
 	sent.queue(t, named("cheap", "cheap"), named("standard", "sim"), named("gold", "gold"))
-	s.serveInTurn(t, only, 1)
-	s.says(t, only, 1)
+	s.says(t, only, said{running: 8, waiting: 4})
+	eventually(t, answerLimit, "the important one to go", func() error {
+		if len(only.requests()) == 0 {
+			return errors.New("nobody went")
+		}
+		return nil
+	})
+	s.says(t, only, said{running: 8, waiting: 1})
 	if got := only.arrivals(); !slices.Equal(got, []string{"gold"}) {
 		t.Errorf("while requests wait at the only pod: arrived %q, expected the important one alone", got)
 	}
 	s.awaitQueued(t, 2)
-	s.says(t, only, 0)
+	s.says(t, only, idle)
 	for _, a := range sent.all() {
 		a.sighted(t)
 	}
@@ -594,7 +624,8 @@ func TestTenantsShareTheQueue(t *testing.T) {
 		t.Run(fmt.Sprint(c.header, c.env), func(t *testing.T) {
 			t.Parallel()
 			only := newPuppet(t, "puppet")
-			s := queueing(t, lean, "", c.env, only)
+			only.say(noSpace)
+			s := queueing(t, lean, "", slices.Concat(oneByOne, c.env), only)
 			sent := pending{site: s}
 			const burst, few = 20, 3
 			for i := range burst {
@@ -683,7 +714,7 @@ func TestClientsLeaveTheQueue(t *testing.T) {
 				}
 				return nil
 			})
-			s.says(t, only, 0)
+			s.says(t, only, idle)
 			stays.all()[0].sighted(t)
 			if n := len(only.requests()); n != 1 {
 				t.Errorf("the model server got %d requests, expected one", n)
@@ -709,7 +740,7 @@ func TestSheddingWithoutQueueing(t *testing.T) {
 				s.do(chat{prompt: "hello"}.call()).sighted(t)
 				s.do(call{path: "/v1/models"}).sighted(t)
 			}
-			s.says(t, two, 0)
+			s.says(t, two, idle)
 			for range 4 {
 				if by := s.do(chat{model: "cheap", prompt: "hello"}.call()).sighted(t).Server; by != two.name {
 					t.Errorf("served by %s, which is saturated", by)
