@@ -45,6 +45,9 @@ type Load struct {
 	LastAnswer       Instant
 	LastFailure      Instant
 
+	windowFrom Instant // since when windowMost counts
+	windowMost int     // the most that ran in a report since
+
 	prefillTotal time.Duration // all prefill ever sent
 	sent         uint64        // requests ever sent
 	asked        [4]uint64     // of them, those sent before the page was asked for, the last times; the latest first
@@ -67,7 +70,7 @@ func (l *Load) Requests(fresh bool) int {
 // Waiting is the number of requests that wait at the pod: those of the report, which must be fresh, and those sent since
 // for which no place is known to be free.
 func (l *Load) Waiting() int {
-	waiting := l.Report.Waiting + l.InFlight - l.Report.InFlight
+	waiting := l.Report.Waiting + l.Sent()
 	if l.Report.Waiting == 0 {
 		waiting -= max(0, l.Places-l.Report.Running)
 	}
@@ -79,17 +82,11 @@ func (l *Load) Free() int {
 	if l.Report.Waiting > 0 {
 		return 0
 	}
-	return max(0, l.Places-l.Report.Running-l.InFlight+l.Report.InFlight)
+	return max(0, l.Places-l.Report.Running-l.Sent())
 }
 
-// Prefilling estimates how many of the requests sent since the report are not through with their prefill.
-func (l *Load) Prefilling(now Instant) int {
-	sent, queue := l.InFlight-l.Report.InFlight, l.PrefillQueue(now)
-	if sent <= 0 || queue == 0 {
-		return 0
-	}
-	return min(sent, 1+int(int64(queue-1)*int64(l.InFlight)/int64(l.PrefillPending)))
-}
+// Sent is the number of requests sent since the report less those that ended since.
+func (l *Load) Sent() int { return l.InFlight - l.Report.InFlight }
 
 // Unanswered is the number of requests in flight of which nothing has come back.
 func (l *Load) Unanswered() int { return l.InFlight - l.Begun }
@@ -137,17 +134,31 @@ func (l *Load) onTheirWay(r *Report) int {
 	return min(max(0, r.InFlight-r.Running-r.Waiting), int(l.asked[0]-l.asked[len(l.asked)-1]))
 }
 
+// placesWindow is for how long a number of running requests proves that as many find a place.
+const placesWindow = 5 * time.Second
+
+// learnPlaces takes in how many run. While others wait a pod runs as many as it can, save for the moments between one that
+// ends and the next, so the most within the last windows is what it can. While nobody waits it tells only of more.
+func (l *Load) learnPlaces(r *Report) {
+	if r.Taken.Since(l.windowFrom) >= placesWindow {
+		if l.FullAt < l.windowFrom {
+			l.windowMost = max(l.windowMost, l.Places)
+		}
+		l.Places, l.windowMost, l.windowFrom = l.windowMost, 0, r.Taken
+	}
+	l.windowMost = max(l.windowMost, r.Running)
+	l.Places = max(l.Places, r.Running)
+	if r.Waiting > 0 {
+		l.FullAt = r.Taken
+	}
+}
+
 // report takes in a reading. One that ends an outage of the page forgives the requests that failed meanwhile.
 func (l *Load) report(r Report) {
 	if l.PageFailures > 0 {
 		l.RequestFailures = 0
 	}
-	if r.Waiting > 0 || r.Running > l.Places {
-		l.Places = r.Running
-	}
-	if r.Waiting > 0 {
-		l.FullAt = r.Taken
-	}
+	l.learnPlaces(&r)
 	r.InFlight -= l.onTheirWay(&r)
 	l.Report, l.HasReport = r, true
 	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, 0, false

@@ -87,7 +87,7 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 		t.room = t.router.room(t, now)
 		t.question.Room = &t.room
 	} else if t.priority < 0 && !t.values.Queueing {
-		t.room = scheduling.Room{Depth: now.SDQueueDepthThreshold, Prefills: now.SDQueueDepthThreshold, KV: now.SDKVCacheUtilThreshold}
+		t.room = scheduling.Room{Depth: now.SDQueueDepthThreshold, Burst: now.SDQueueDepthThreshold, KV: now.SDKVCacheUtilThreshold}
 		if t.shed = scheduling.Saturated(t.now, s.Pods, &t.question, &t.params, &t.room); t.shed {
 			return pool.Charge{}, false
 		}

@@ -308,7 +308,7 @@ const patience = 250 * time.Millisecond
 // room gives what a pod must have for t to go there.
 func (r *Router) room(t *Ticket, v *settings.Values) scheduling.Room {
 	m := scheduling.Room{
-		Depth: v.SDQueueDepthThreshold, Prefills: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold,
+		Depth: v.SDQueueDepthThreshold, Burst: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold,
 		Seen: r.waiting.count.Load() > 0, Patient: t.waited < patience,
 	}
 	if t.priority < r.top.priority() {

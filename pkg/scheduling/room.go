@@ -7,16 +7,17 @@ import (
 	"github.com/pilotfish-epp/pilotfish/pkg/pool"
 )
 
-// Room says which pods take more requests: those that are trusted, let fewer than Depth requests wait, have fewer than
-// Prefills at their prefill of those sent since the pod's report, and less than the share KV of their KV cache in use.
-// What was sent since the report counts, so that no pod is overfilled between two of them.
+// Room says which pods take more requests: those that are trusted, let fewer than Depth requests wait, and have less than
+// the share KV of their KV cache in use. What was sent since the pod's report counts, so that no pod is overfilled between
+// two of them, and free places are taken in bursts of Burst requests a report, since all that reach a pod within one step
+// wait for the next.
 //
 // A pod without a fresh report takes as many requests as are at the fullest pod with one, and any number when there is
 // none: missing metrics neither stop traffic nor draw all of it to where nothing is known.
 type Room struct {
-	Depth    int     // requests
-	Prefills int     // requests
-	KV       float64 // 0..1
+	Depth int     // requests
+	Burst int     // requests
+	KV    float64 // 0..1
 
 	// Seen asks for pods whose page was read already, or couldn't be. One that has just joined is not yet known to the
 	// proxy, which would send elsewhere, or nowhere, what is meant for it.
@@ -26,6 +27,9 @@ type Room struct {
 	// free: the wait for the next one at any pod is shorter than the wait for the next one at that pod.
 	Patient bool
 }
+
+// burstShare is the part of a pod's places that a burst may take where that is more.
+const burstShare = 4
 
 // fullOfLate is how long a pod that let others wait is taken to run as many requests as it can.
 const fullOfLate = 5 * time.Second
@@ -37,7 +41,7 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 		if m.Patient && q.now.Since(l.FullAt) < fullOfLate && l.Free() == 0 {
 			return false
 		}
-		return l.Waiting() < m.Depth && l.Prefilling(q.now) < m.Prefills && q.usage(l) < m.KV
+		return l.Waiting() < m.Depth && l.Sent() < max(m.Burst, l.Places/burstShare) && q.usage(l) < m.KV
 	}
 	if m.Seen && !l.HasReport && l.PageFailures == 0 {
 		return false

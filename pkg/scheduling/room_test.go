@@ -9,9 +9,9 @@ import (
 )
 
 func TestWhoHasRoom(t *testing.T) {
-	usual := Room{Depth: 5, Prefills: 5, KV: 0.8}
+	usual := Room{Depth: 5, Burst: 5, KV: 0.8}
 	sent := func(n int) func(*pool.Load) { return func(l *pool.Load) { l.InFlight += n } }
-	patient := Room{Depth: 5, Prefills: 5, KV: 0.8, Patient: true}
+	patient := Room{Depth: 5, Burst: 5, KV: 0.8, Patient: true}
 	fullOf := func(places int, ago time.Duration) func(*pool.Load) {
 		return func(l *pool.Load) { l.Places, l.FullAt = places, pool.At(now.Add(-ago)) }
 	}
@@ -27,23 +27,17 @@ func TestWhoHasRoom(t *testing.T) {
 		{"as many wait as the threshold", usual, fleet(reported(5, 8, .5)), "none"},
 		{"what was sent since counts", usual, fleet(with(reported(3, 8, .5), sent(2))), "none"},
 		{"what ended since makes room", usual, fleet(with(reported(5, 8, .5), sent(-1))), "a"},
-		{"places known to be free are no queue", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 22 })), "a"},
-		{"until they are taken", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 23 })), "none"},
+		{"places known to be free are no queue", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 4 })), "a"},
+		{"but are taken in bursts, a report each", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 5 })), "none"},
+		{"larger ones where there are many", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 200; l.InFlight = 49 })), "a"},
 		{"a pod of which no more is known is tried", usual, fleet(with(reported(0, 2, .1), sent(4))), "a"},
 		{"but no further than the threshold", usual, fleet(with(reported(0, 2, .1), sent(5))), "none"},
-		{"free places are taken one prefill after the other", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) {
-			l.Places, l.InFlight = 20, 5
-			queued(time.Second)(l)
-		})), "none"},
-		{"as fast as those are done", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) {
-			l.Places, l.InFlight, l.PrefillUntil, l.PrefillPending = 20, 5, pool.At(now.Add(800*time.Millisecond)), time.Second
-		})), "a"},
 		{"a full KV cache", usual, fleet(reported(0, 2, .8)), "none"},
 		{"less than the threshold of it", usual, fleet(reported(0, 2, .79)), "a"},
 		{"filled by what was sent since", usual, fleet(with(reported(0, 2, .7), func(l *pool.Load) { l.Uncached = 41_000 })), "none"},
 		{"emptied by what ended since", usual, fleet(with(reported(0, 4, .9), func(l *pool.Load) { l.Report.InFlight = 4; l.InFlight = 2 })), "a"},
-		{"a lower threshold: only where none waits", Room{Depth: 1, Prefills: 5, KV: .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
-		{"and only one", Room{Depth: 1, Prefills: 5, KV: .8}, fleet(with(reported(0, 8, .5), sent(1))), "none"},
+		{"a lower threshold: only where none waits", Room{Depth: 1, Burst: 5, KV: .8}, fleet(reported(1, 8, .5), reported(0, 8, .5)), "b"},
+		{"and only one", Room{Depth: 1, Burst: 5, KV: .8}, fleet(with(reported(0, 8, .5), sent(1))), "none"},
 		{"the patient go to a pod that was full of late only into a free place", patient, fleet(with(reported(2, 8, .5), fullOf(8, time.Second))), "none"},
 		{"when it has one", patient, fleet(with(reported(0, 7, .5), fullOf(8, time.Second))), "a"},
 		{"that none has taken since", patient, fleet(with(reported(0, 7, .5), fullOf(8, time.Second), sent(1))), "none"},
@@ -56,8 +50,8 @@ func TestWhoHasRoom(t *testing.T) {
 		{"a stale report isn't used", usual, fleet(with(reported(9, 9, .9), stale)), "a"},
 		{"a pod without metrics takes no more than the fullest one has", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 18}), "b"},
 		{"and not all that finds no room", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 19}), "none"},
-		{"a pod that was never looked at, for those who wait", Room{Depth: 5, Prefills: 5, KV: .8, Seen: true}, fleet(pool.Load{}), "none"},
-		{"one whose page can't be read", Room{Depth: 5, Prefills: 5, KV: .8, Seen: true}, fleet(pool.Load{PageFailures: 1}), "a"},
+		{"a pod that was never looked at, for those who wait", Room{Depth: 5, Burst: 5, KV: .8, Seen: true}, fleet(pool.Load{}), "none"},
+		{"one whose page can't be read", Room{Depth: 5, Burst: 5, KV: .8, Seen: true}, fleet(pool.Load{PageFailures: 1}), "a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := "none"
@@ -78,7 +72,7 @@ func TestWhoHasRoom(t *testing.T) {
 
 func TestFallbacksNeedNoRoom(t *testing.T) {
 	pods := fleet(reported(9, 9, .5), reported(0, 9, .5), pool.Load{Refused: true})
-	r := Request{Room: &Room{Depth: 5, Prefills: 5, KV: 0.8}}
+	r := Request{Room: &Room{Depth: 5, Burst: 5, KV: 0.8}}
 	var p Picker
 	if pick, ok := p.Choose(now, pods, &r, strategy(false), 2); !ok || names(pick) != "b a c" {
 		t.Errorf("picked %q, want b, which has room, and then the others by trust", names(pick))
@@ -87,7 +81,7 @@ func TestFallbacksNeedNoRoom(t *testing.T) {
 
 func TestSaturationHeedsTheSubset(t *testing.T) {
 	pods := fleet(reported(9, 9, .5), reported(0, 0, 0))
-	room := Room{Depth: 5, Prefills: 5, KV: 0.8}
+	room := Room{Depth: 5, Burst: 5, KV: 0.8}
 	r := Request{HasSubset: true, Subset: []netip.AddrPort{pods[0].Address}}
 	if !Saturated(now, pods, &r, strategy(false), &room) {
 		t.Error("the only pod allowed is saturated, and the request isn't told so")
