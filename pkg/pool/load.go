@@ -82,7 +82,7 @@ func (l *Load) Free() int {
 	if l.Report.Waiting > 0 {
 		return 0
 	}
-	return max(0, l.Places-l.Report.Running-l.Sent())
+	return max(0, max(1, l.Places)-l.Report.Running-l.Sent())
 }
 
 // Sent is the number of requests sent since the report less those that ended since.

@@ -309,7 +309,7 @@ const patience = 250 * time.Millisecond
 func (r *Router) room(t *Ticket, v *settings.Values) scheduling.Room {
 	m := scheduling.Room{
 		Depth: v.SDQueueDepthThreshold, Burst: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold,
-		Seen: r.waiting.count.Load() > 0, Patient: t.waited < patience,
+		Patient: t.waited < patience,
 	}
 	if t.priority < r.top.priority() {
 		m.Depth, m.Patient = min(m.Depth, v.LowerPriorityQueueDepthThreshold), true

@@ -12,16 +12,14 @@ import (
 // two of them, and free places are taken in bursts of Burst requests a report, since all that reach a pod within one step
 // wait for the next.
 //
-// A pod without a fresh report takes as many requests as are at the fullest pod with one, and any number when there is
-// none: missing metrics neither stop traffic nor draw all of it to where nothing is known.
+// A pod whose report is stale takes Depth more than ever ran there at once. Of one whose page can't be read nothing is
+// known: it takes as many as are at the fullest pod with a fresh report, and any number when there is none. So missing
+// metrics neither stop traffic nor draw all of it to where nothing is known. A pod that has just joined waits for its page:
+// the proxy may not know it yet either.
 type Room struct {
 	Depth int     // requests
 	Burst int     // requests
 	KV    float64 // 0..1
-
-	// Seen asks for pods whose page was read already, or couldn't be. One that has just joined is not yet known to the
-	// proxy, which would send elsewhere, or nowhere, what is meant for it.
-	Seen bool
 
 	// Patient requests go to a pod that let others wait within the last fullOfLate only into a place that is known to be
 	// free: the wait for the next one at any pod is shorter than the wait for the next one at that pod.
@@ -37,17 +35,27 @@ const fullOfLate = 5 * time.Second
 // has says whether the pod, which must be trusted, takes another request. pods are all of them.
 func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	l := pod.Load
-	if l.Fresh(q.now, q.Staleness) {
+	switch {
+	case l.Fresh(q.now, q.Staleness):
 		if m.Patient && q.now.Since(l.FullAt) < fullOfLate && l.Free() == 0 {
 			return false
 		}
-		return l.Waiting() < m.Depth && l.Sent() < max(m.Burst, l.Places/burstShare) && q.usage(l) < m.KV
+		return l.Waiting()+m.margin(l) < m.Depth && l.Sent() < max(m.Burst, l.Places/burstShare) && q.usage(l) < m.KV
+	case l.HasReport:
+		return l.InFlight < l.Places+m.Depth
+	case l.PageFailures > 0:
+		most := q.fullest(pods)
+		return most < 0 || l.InFlight <= most
 	}
-	if m.Seen && !l.HasReport && l.PageFailures == 0 {
-		return false
+	return false
+}
+
+// margin is for a request that had ended at the pod when its page was read, and was still counted here.
+func (m *Room) margin(l *pool.Load) int {
+	if m.Depth > 1 && l.Sent() > 0 {
+		return 1
 	}
-	most := q.fullest(pods)
-	return most < 0 || l.InFlight <= most
+	return 0
 }
 
 // usage is the share of the pod's KV cache that is in use: as in its report, which must be fresh, less what ended since,

@@ -11,6 +11,7 @@ import (
 func TestWhoHasRoom(t *testing.T) {
 	usual := Room{Depth: 5, Burst: 5, KV: 0.8}
 	sent := func(n int) func(*pool.Load) { return func(l *pool.Load) { l.InFlight += n } }
+	unread := func(inFlight int) pool.Load { return pool.Load{PageFailures: 1, InFlight: inFlight} }
 	patient := Room{Depth: 5, Burst: 5, KV: 0.8, Patient: true}
 	fullOf := func(places int, ago time.Duration) func(*pool.Load) {
 		return func(l *pool.Load) { l.Places, l.FullAt = places, pool.At(now.Add(-ago)) }
@@ -30,8 +31,8 @@ func TestWhoHasRoom(t *testing.T) {
 		{"places known to be free are no queue", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 4 })), "a"},
 		{"but are taken in bursts, a report each", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 20; l.InFlight = 5 })), "none"},
 		{"larger ones where there are many", usual, fleet(with(reported(0, 2, .1), func(l *pool.Load) { l.Places = 200; l.InFlight = 49 })), "a"},
-		{"a pod of which no more is known is tried", usual, fleet(with(reported(0, 2, .1), sent(4))), "a"},
-		{"but no further than the threshold", usual, fleet(with(reported(0, 2, .1), sent(5))), "none"},
+		{"a pod of which no more is known is tried", usual, fleet(with(reported(0, 2, .1), sent(3))), "a"},
+		{"but no further than the threshold, less one that may have ended before", usual, fleet(with(reported(0, 2, .1), sent(4))), "none"},
 		{"a full KV cache", usual, fleet(reported(0, 2, .8)), "none"},
 		{"less than the threshold of it", usual, fleet(reported(0, 2, .79)), "a"},
 		{"filled by what was sent since", usual, fleet(with(reported(0, 2, .7), func(l *pool.Load) { l.Uncached = 41_000 })), "none"},
@@ -46,12 +47,12 @@ func TestWhoHasRoom(t *testing.T) {
 		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
 		{"a pod on trial", usual, fleet(pool.Load{PageFailures: pageTries}), "a"},
 		{"one trial at a time", usual, fleet(pool.Load{PageFailures: pageTries, InFlight: 1}), "none"},
-		{"no metrics anywhere: all have room", usual, fleet(pool.Load{InFlight: 50}, pool.Load{InFlight: 60}), "a"},
-		{"a stale report isn't used", usual, fleet(with(reported(9, 9, .9), stale)), "a"},
-		{"a pod without metrics takes no more than the fullest one has", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 18}), "b"},
-		{"and not all that finds no room", usual, fleet(reported(9, 9, .5), pool.Load{InFlight: 19}), "none"},
-		{"a pod that was never looked at, for those who wait", Room{Depth: 5, Burst: 5, KV: .8, Seen: true}, fleet(pool.Load{}), "none"},
-		{"one whose page can't be read", Room{Depth: 5, Burst: 5, KV: .8, Seen: true}, fleet(pool.Load{PageFailures: 1}), "a"},
+		{"no page can be read: all have room", usual, fleet(unread(50), unread(60)), "a"},
+		{"a pod that was never looked at", usual, fleet(pool.Load{}), "none"},
+		{"of a stale report only what ran is used", usual, fleet(with(reported(9, 9, .9), stale, func(l *pool.Load) { l.Places, l.InFlight = 9, 13 })), "a"},
+		{"and what was sent", usual, fleet(with(reported(0, 0, 0), stale, func(l *pool.Load) { l.Places, l.InFlight = 9, 14 })), "none"},
+		{"a pod whose page can't be read takes no more than the fullest one has", usual, fleet(reported(9, 9, .5), unread(18)), "b"},
+		{"and not all that finds no room", usual, fleet(reported(9, 9, .5), unread(19)), "none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := "none"
