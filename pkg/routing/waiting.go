@@ -312,7 +312,7 @@ func (r *Router) room(t *Ticket, v *settings.Values) scheduling.Room {
 		Patient: t.waited < patience,
 	}
 	if t.priority < r.top.priority() {
-		m.Depth, m.Patient = min(m.Depth, v.LowerPriorityQueueDepthThreshold), true
+		m.Depth, m.Patient, m.Low = min(m.Depth, v.LowerPriorityQueueDepthThreshold), true, true
 	}
 	return m
 }

@@ -24,7 +24,11 @@ type Room struct {
 	// Patient requests go to a pod that let others wait within the last fullOfLate only into a place that is known to be
 	// free: the wait for the next one at any pod is shorter than the wait for the next one at that pod.
 	Patient bool
+	// Low requests also leave one place of reservedOf free there, for those of a higher priority to find.
+	Low bool
 }
+
+const reservedOf = 16
 
 // burstShare is the part of a pod's places that a burst may take where that is more.
 const burstShare = 4
@@ -37,7 +41,7 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	l := pod.Load
 	switch {
 	case l.Fresh(q.now, q.Staleness):
-		if m.Patient && q.now.Since(l.FullAt) < fullOfLate && l.Free() == 0 {
+		if m.Patient && q.now.Since(l.FullAt) < fullOfLate && l.Free() <= m.reserved(l) {
 			return false
 		}
 		return l.Waiting()+m.margin(l) < m.Depth && l.Sent() < max(m.Burst, l.Places/burstShare) && q.usage(l) < m.KV
@@ -48,6 +52,13 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 		return most < 0 || l.InFlight <= most
 	}
 	return false
+}
+
+func (m *Room) reserved(l *pool.Load) int {
+	if m.Low {
+		return l.Places / reservedOf
+	}
+	return 0
 }
 
 // margin is for a request that had ended at the pod when its page was read, and was still counted here.

@@ -42,6 +42,8 @@ func TestWhoHasRoom(t *testing.T) {
 		{"the patient go to a pod that was full of late only into a free place", patient, fleet(with(reported(2, 8, .5), fullOf(8, time.Second))), "none"},
 		{"when it has one", patient, fleet(with(reported(0, 7, .5), fullOf(8, time.Second))), "a"},
 		{"that none has taken since", patient, fleet(with(reported(0, 7, .5), fullOf(8, time.Second), sent(1))), "none"},
+		{"low ones leave a place of sixteen", Room{Depth: 1, Burst: 5, KV: .8, Patient: true, Low: true}, fleet(with(reported(0, 15, .5), fullOf(16, time.Second))), "none"},
+		{"and take what is left", Room{Depth: 1, Burst: 5, KV: .8, Patient: true, Low: true}, fleet(with(reported(0, 14, .5), fullOf(16, time.Second))), "a"},
 		{"others wait there", usual, fleet(with(reported(2, 8, .5), fullOf(8, time.Second))), "a"},
 		{"a pod that was full long ago may take more by now", patient, fleet(with(reported(0, 8, .5), fullOf(8, 6*time.Second))), "a"},
 		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
