@@ -44,6 +44,7 @@ type Ticket struct {
 	place   queue.Item[*Ticket]
 	woken   chan struct{}
 	refusal *Refusal
+	failure any // what the choice panicked with, in the goroutine of whoever made room
 	waited  time.Duration
 
 	// Reused from request to request.
@@ -58,7 +59,7 @@ func (t *Ticket) begin(r *Router, a *Arrival, v *settings.Values) {
 	t.router, t.open, t.arrived = r, true, r.now()
 	t.arrival, t.values = a, v
 	t.hashes, t.depth, t.matched, t.tokens, t.target = t.hashes[:0], t.depth[:0], 0, 0, ""
-	t.shed, t.refusal, t.waited = false, nil, 0
+	t.shed, t.refusal, t.failure, t.waited = false, nil, nil, 0
 	t.outcome = Outcome{BodyBytes: a.BodyBytes}
 	if a.Body != nil {
 		if t.tokens = a.Body.PromptTokens; t.tokens == 0 {
@@ -83,7 +84,8 @@ func (t *Ticket) Choose(s *pool.Snapshot) (pool.Charge, bool) {
 		Tokens: t.tokens, Depth: t.depth, PerBlock: float64(v.PrefixCacheHashBlockSize) / bytesPerToken, Window: t.window(),
 		Adapter: t.adapter(s), Subset: a.Subset, HasSubset: a.HasSubset, Draw: t.router.draw(),
 	}
-	if now := t.router.settings.Current(); now.Queueing {
+	// Those who wait are let go when queueing is turned off; who came before it was turned on doesn't wait.
+	if now := t.router.settings.Current(); now.Queueing && t.values.Queueing {
 		t.room = t.router.room(t, now)
 		t.question.Room = &t.room
 	} else if t.priority < 0 && !t.values.Queueing {

@@ -51,13 +51,24 @@ func (w *waitingRoom) enter(ctx context.Context, a *Arrival, t *Ticket) *Refusal
 	if done := w.push(t); done {
 		return t.refusal
 	}
+	woken := false
+	defer func() {
+		if !woken { // something panicked: the ticket must not stay in the queue
+			w.remove(t)
+		}
+	}()
 	if a.Waits != nil {
 		a.Waits(t.values.QueueTTL)
 	}
 	select {
 	case <-t.woken:
+		woken = true
 	case <-ctx.Done():
 		w.remove(t)
+		woken = true
+	}
+	if t.failure != nil {
+		panic(t.failure) // here, where it concerns this request alone
 	}
 	return t.refusal
 }
@@ -156,10 +167,14 @@ func (w *waitingRoom) end() {
 	w.arm()
 }
 
-// arm makes the timer ring at the next deadline. It may ring too early, when whom it was set for has left: that is
-// cheaper than setting it anew each time.
+// arm makes the timer ring at the next deadline, and before that when there may be room by the passing of time alone:
+// patience ends, a report becomes stale, a pod may be tried again. It may ring too early, when whom it was set for has
+// left: that is cheaper than setting it anew each time.
 func (w *waitingRoom) arm() {
 	next, ok := w.queue.Deadline()
+	if later := w.now.Add(patience); later.Before(next) {
+		next = later
+	}
 	if !ok || !w.due.IsZero() && !next.Before(w.due) {
 		return
 	}
@@ -190,9 +205,16 @@ func (w *waitingRoom) drain() {
 	w.queue.Dispatch(w.now, w.offering)
 }
 
-// offer binds a request to a pod if one has room.
-func (w *waitingRoom) offer(i *queue.Item[*Ticket]) queue.Try {
+// offer binds a request to a pod if one has room. It runs in the goroutine of another request, whom a panic must not
+// reach.
+func (w *waitingRoom) offer(i *queue.Item[*Ticket]) (try queue.Try) {
 	t := i.Value
+	defer func() {
+		if t.failure = recover(); t.failure != nil {
+			w.left = append(w.left, t)
+			try = queue.Taken
+		}
+	}()
 	t.waited = w.now.Sub(t.arrived)
 	w.router.lookUp(t)
 	if !w.router.assign(w.now, t) {

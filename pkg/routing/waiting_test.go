@@ -55,6 +55,11 @@ func newHall(t *testing.T, n int, env map[string]string) *hall {
 // is idle, and is known to run 8 at once.
 func (h *hall) report(i, waiting int) {
 	time.Sleep(patience)
+	h.tell(i, waiting)
+}
+
+// tell does so at once.
+func (h *hall) tell(i, waiting int) {
 	running := 8
 	if waiting == 0 {
 		running = 0
@@ -235,9 +240,9 @@ func TestAFullPodGetsNobodyInHaste(t *testing.T) {
 	inHall(t, 2, nil, func(_ *testing.T, h *hall) {
 		h.report(1, 4)
 		h.send("a", "m")
-		h.wantThrough() // four wait at the second pod, which is below the threshold
+		h.wantThrough() // four wait at the second pod, which is below the threshold: a would join them in the end
 		time.Sleep(patience / 2)
-		h.report(0, 0)
+		h.tell(0, 0)
 		h.wantThrough("a")
 		if at := h.tickets["a"].lease.Pod().Name; at != "p0" {
 			h.t.Errorf("a is at %s, want p0, which became free first", at)
@@ -451,6 +456,50 @@ func TestShutdownAnswersAllWhoWait(t *testing.T) {
 		h.wantRefused("a", 503, "shutting_down")
 		h.send("b", "m")
 		h.wantRefused("b", 503, "shutting_down")
+	})
+}
+
+// A fault in the choice of one request hits that one, not whoever made the room, nor those behind it.
+func TestPanicStaysWithItsRequest(t *testing.T) {
+	inHall(t, 1, nil, func(t *testing.T, h *hall) {
+		bad := make(chan any, 1)
+		ticket := new(Ticket)
+		a := chat(t, "m", "hello")
+		go func() {
+			defer func() {
+				bad <- recover()
+				ticket.Finish(ClientGone)
+			}()
+			h.Route(context.Background(), a, ticket)
+		}()
+		synctest.Wait()
+		h.send("next", "m")
+		draws := 0
+		h.Router.draw = func() uint64 {
+			if draws++; draws == 1 {
+				panic("no way")
+			}
+			return 1
+		}
+		h.report(0, 4)
+		if cause := <-bad; cause != "no way" {
+			t.Errorf("the request panicked with %v", cause)
+		}
+		h.wantThrough("next")
+	})
+}
+
+// A request that came before queueing was turned on is not told that there are no pods.
+func TestTurnedOnDuringAChoice(t *testing.T) {
+	inHall(t, 1, map[string]string{"QUEUEING": "disabled"}, func(t *testing.T, h *hall) {
+		h.Router.draw = func() uint64 {
+			if _, problems := h.settings.Apply(settings.File, map[string]string{"QUEUEING": "enabled"}); len(problems) > 0 {
+				t.Error(problems)
+			}
+			return 1
+		}
+		h.send("a", "m")
+		h.wantThrough("a")
 	})
 }
 
