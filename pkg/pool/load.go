@@ -11,6 +11,7 @@ type Report struct {
 	Interval time.Duration // time to the next reading, as planned; 0: not said
 	InFlight int           // requests of this process counted at the pod at that moment
 	Uncached int           // and their prompt tokens that were not cached there
+	Counted  int           // InFlight as it was handed in; what had not reached the pod by then is taken off InFlight
 
 	Waiting, Running int     // requests, summed over the engines of the page
 	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
@@ -38,7 +39,7 @@ type Load struct {
 	Report          Report
 
 	Places           int     // requests that are known to run there at once
-	FullAt           Instant // when a report last had requests waiting
+	FullAt           Instant // when a report last had requests that had waited for longer than since the report before
 	Begun            int     // requests in flight whose answer has begun
 	PageFailingSince Instant
 	PageError        error
@@ -148,7 +149,7 @@ func (l *Load) learnPlaces(r *Report) {
 	}
 	l.windowMost = max(l.windowMost, r.Running)
 	l.Places = max(l.Places, r.Running)
-	if r.Waiting > 0 {
+	if r.Waiting > int(l.asked[0]-l.asked[1]) {
 		l.FullAt = r.Taken
 	}
 }
@@ -159,7 +160,11 @@ func (l *Load) report(r Report) {
 		l.RequestFailures = 0
 	}
 	l.learnPlaces(&r)
-	r.InFlight -= l.onTheirWay(&r)
+	r.Counted = r.InFlight
+	if n := l.onTheirWay(&r); n > 0 {
+		r.Uncached -= r.Uncached * n / r.InFlight
+		r.InFlight -= n
+	}
 	l.Report, l.HasReport = r, true
 	l.PageFailures, l.PageError, l.PageFailingSince, l.Refused = 0, nil, 0, false
 }

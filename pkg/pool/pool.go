@@ -264,10 +264,13 @@ func (p *Pool) Release(l *Lease) {
 
 // Answered counts an answer of the pod: it is alive.
 func (p *Pool) Answered(now time.Time, pod *Pod) {
-	defer p.relieved()
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	doubted := pod.Load.RequestFailures > 0 || pod.Load.PageFailures > 0
 	pod.Load.LastAnswer, pod.Load.RequestFailures = At(now), 0
+	p.mu.Unlock()
+	if doubted {
+		p.relieved()
+	}
 }
 
 // Failed counts a request that the pod did not answer.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -355,10 +356,7 @@ func TestPodsThatAreAllGoneAndComeBack(t *testing.T) {
 
 func TestPodsThatDontAnswerGetNothingFromTheQueue(t *testing.T) {
 	inHall(t, 1, nil, func(_ *testing.T, h *hall) {
-		pod := h.pool.Snapshot().Pods[0]
-		for range 3 {
-			h.pool.Failed(time.Now(), pod)
-		}
+		h.pool.ReportFailed(h.pool.Snapshot().Pods[0], time.Now(), syscall.ECONNREFUSED)
 		h.send("a", "m")
 		h.wantThrough()
 		time.Sleep(30 * time.Second)

@@ -26,11 +26,12 @@ const (
 	trial          // may get one request to prove that it is alive
 	full           // is well and has no room, where room is asked for
 	suspect        // has that request under way, or has just failed one
+	hopeful        // is set aside, though its page reads, and has nothing to answer: the best where all are, for who can't wait
 	setAside       // doesn't answer
 )
 
 func (c class) String() string {
-	return [...]string{"healthy", "trial", "full", "suspect", "set aside"}[c]
+	return [...]string{"healthy", "trial", "full", "suspect", "hopeful", "set aside"}[c]
 }
 
 // classify ranks a pod. A page that can't be read doesn't stop traffic as long as requests are answered; requests that

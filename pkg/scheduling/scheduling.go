@@ -106,8 +106,8 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 		compared++
 		q.cost(pod, &cost)
 		c := candidate{pod: pod, class: classify(q.now, pod.Load), total: cost.Total(), tie: mix(r.Draw, pod.ID)}
-		if r.Room != nil && c.class <= trial && !r.Room.has(&q, pod, pods) {
-			c.class = full
+		if r.Room != nil {
+			c.class = q.roomy(c.class, pod, pods)
 		}
 		p.insert(c, 1+fallbacks)
 		if c.class == trial && (onTrial.pod == nil || c.before(&onTrial)) {
@@ -118,7 +118,7 @@ func (p *Picker) Choose(now time.Time, pods []*pool.Pod, r *Request, params *Par
 			loadOnly = c
 		}
 	}
-	if len(p.best) == 0 || r.Room != nil && p.best[0].class > trial {
+	if len(p.best) == 0 || r.Room != nil && p.best[0].class > trial && p.best[0].class != hopeful {
 		return Pick{}, false
 	}
 	if onTrial.pod != nil {
@@ -162,7 +162,7 @@ func explain(first *candidate, cost *Cost, loadOnly *pool.Pod, compared int, r *
 		return OnlyOne
 	case first.class == trial:
 		return OnTrial
-	case first.class == setAside:
+	case first.class >= hopeful:
 		return LastHope
 	case first.pod != loadOnly && cost.Saved > 0:
 		return ByPrefix
