@@ -228,7 +228,15 @@ func (s *stream) arrived() *routing.Arrival {
 	}
 	a := &s.arrival
 	a.RequestID, a.Objective, a.Fairness = s.head.requestID, s.head.objective, s.head.fairness
-	if a.BodyBytes = s.body.len(); a.BodyBytes == 0 {
+	a.BodyBytes = s.body.len()
+	a.HeldBytes = a.BodyBytes
+	if s.in.kind == requestHeaders && !s.in.endOfStream && s.requestMode.fullDuplex() {
+		a.HeldBytes = streamWindow // the body comes, and is read no further while the request waits
+		if s.head.contentLength >= 0 {
+			a.HeldBytes = int(min(streamWindow, s.head.contentLength))
+		}
+	}
+	if a.BodyBytes == 0 {
 		a.BodyBytes = int(max(0, s.head.contentLength))
 	}
 	return a
@@ -240,8 +248,9 @@ func (s *stream) pick(truncated bool) error {
 	if s.head.steer != "" && s.values.ConformanceHeaders {
 		a.Steer = steerTo(a.Steer[:0], s.head.steer)
 	}
-	if s.values.Queueing {
+	if s.values.Queueing && s.request == gathering {
 		s.body.unpin() // before anything looks into it
+		s.in.release() // or the message would stay for as long as the request waits
 	}
 	if s.reads() {
 		if err := s.parsed.Parse(s.kind, s.head.path, s.body.bytes(), truncated); err != nil {
@@ -271,6 +280,9 @@ func (s *stream) route(a *routing.Arrival) *routing.Refusal {
 	return s.server.router.route(s.wire.Context(), a, s.ticket)
 }
 
+// longestTimeout is what deploy/envoy allows: Envoy takes no notice of a wish for more.
+const longestTimeout = time.Hour
+
 // timeoutSlack is how much longer than the longest wait the proxy is asked to be patient.
 const timeoutSlack = time.Second
 
@@ -281,7 +293,7 @@ func (s *stream) waits(longest time.Duration) {
 	if s.requestMode.fullDuplex() {
 		return
 	}
-	_ = s.send(s.encoder.patience(longest + timeoutSlack)) // one that has gone ends the wait by the stream's context
+	_ = s.send(s.encoder.patience(min(longest+timeoutSlack, longestTimeout))) // one that has gone ends the wait by the stream's context
 }
 
 // destination gives the change that sends the request to its pod. It is valid until the next call.

@@ -15,7 +15,8 @@ import (
 // Arrival is what is known of a request when it asks for a pod. Route keeps nothing of it after it has returned.
 type Arrival struct {
 	Body      *request.Request // parsed; nil for requests without a body or of no known kind
-	BodyBytes int              // length of the body in bytes, 0 when there is none
+	BodyBytes int              // length of the body in bytes, as far as it is known; 0 when there is none
+	HeldBytes int              // bytes of it that are held here while the request waits: what it takes of the queue
 	RequestID string
 
 	Objective string // name of an InferenceObjective; empty: none

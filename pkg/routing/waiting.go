@@ -6,6 +6,8 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,8 +66,8 @@ func (w *waitingRoom) enter(ctx context.Context, a *Arrival, t *Ticket) *Refusal
 	case <-t.woken:
 		woken = true
 	case <-ctx.Done():
-		w.remove(t)
 		woken = true
+		w.remove(t)
 	}
 	if t.failure != nil {
 		panic(t.failure) // here, where it concerns this request alone
@@ -86,9 +88,9 @@ func (w *waitingRoom) push(t *Ticket) (done bool) {
 		w.refuse(t, shuttingDown(), Closed)
 		return true
 	}
-	w.drain()
+	w.queue.Expire(w.now, w.expiring) // who could go has gone by the last event
 	t.place = queue.Item[*Ticket]{
-		Value: t, Priority: t.priority, Flow: t.arrival.Fairness, Lane: t.lane(), Bytes: int64(t.arrival.BodyBytes), Tokens: t.tokens,
+		Value: t, Priority: t.priority, Flow: flow(t.arrival.Fairness), Lane: t.lane(), Bytes: int64(t.arrival.HeldBytes), Tokens: t.tokens,
 	}
 	if !w.queue.Ahead(t.place.Priority, t.place.Lane) && w.router.assign(w.now, t) {
 		return true
@@ -136,8 +138,8 @@ func (w *waitingRoom) follow(v *settings.Values) {
 	w.begin()
 	defer w.end()
 	w.queue.SetTTL(w.now, v.QueueTTL)
+	w.drain() // before anyone is discarded
 	w.queue.SetCapacity(w.now, v.TotalQueueCapacity, w.discarding)
-	w.drain()
 }
 
 // close refuses all who wait, and whoever would have to from now on.
@@ -149,8 +151,7 @@ func (w *waitingRoom) close() {
 	w.closed = true
 	w.queue.SetTTL(w.now, 0)
 	w.queue.Expire(w.now, func(i *queue.Item[*Ticket]) {
-		i.Value.waited = w.now.Sub(i.Value.arrived)
-		w.drop(i.Value, shuttingDown(), Closed)
+		w.drop(i.Value, Closed, func(*Ticket) *Refusal { return shuttingDown() })
 	})
 }
 
@@ -205,12 +206,20 @@ func (w *waitingRoom) drain() {
 	w.queue.Dispatch(w.now, w.offering)
 }
 
-// offer binds a request to a pod if one has room. It runs in the goroutine of another request, whom a panic must not
-// reach.
+// keep keeps a panic to the request that it is about, for it comes in the goroutine of another.
+func (t *Ticket) keep(cause any) bool {
+	if cause == nil {
+		return false
+	}
+	t.failure = fmt.Sprintf("%v, in the goroutine of another request:\n%s", cause, debug.Stack())
+	return true
+}
+
+// offer binds a request to a pod if one has room.
 func (w *waitingRoom) offer(i *queue.Item[*Ticket]) (try queue.Try) {
 	t := i.Value
 	defer func() {
-		if t.failure = recover(); t.failure != nil {
+		if t.keep(recover()) {
 			w.left = append(w.left, t)
 			try = queue.Taken
 		}
@@ -226,25 +235,22 @@ func (w *waitingRoom) offer(i *queue.Item[*Ticket]) (try queue.Try) {
 }
 
 func (w *waitingRoom) expire(i *queue.Item[*Ticket]) {
-	t := i.Value
-	t.waited = w.now.Sub(t.arrived)
-	no := w.timedOut(t)
-	if !w.router.alive(t) {
-		no = noEndpoints("no endpoint could serve this request within its longest wait (QUEUE_TTL): the pool has none that answers")
-	}
-	w.drop(t, no, Expired)
+	w.drop(i.Value, Expired, func(t *Ticket) *Refusal {
+		if w.router.alive(w.now, t) {
+			return w.timedOut(t)
+		}
+		return noEndpoints("no endpoint could serve this request within its longest wait (QUEUE_TTL): the pool has none that answers")
+	})
 }
 
-func (w *waitingRoom) discard(i *queue.Item[*Ticket]) {
-	t := i.Value
-	t.waited = w.now.Sub(t.arrived)
-	w.drop(t, w.discarded(t), Discarded)
-}
+func (w *waitingRoom) discard(i *queue.Item[*Ticket]) { w.drop(i.Value, Discarded, w.discarded) }
 
 // drop ends the wait of t, which has left the queue, without a pod.
-func (w *waitingRoom) drop(t *Ticket, no *Refusal, how WaitEnd) {
-	w.refuse(t, no, how)
+func (w *waitingRoom) drop(t *Ticket, how WaitEnd, why func(*Ticket) *Refusal) {
 	w.left = append(w.left, t)
+	defer func() { t.keep(recover()) }()
+	t.waited = w.now.Sub(t.arrived)
+	w.refuse(t, why(t), how)
 }
 
 func (w *waitingRoom) refuse(t *Ticket, no *Refusal, how WaitEnd) {
@@ -303,6 +309,17 @@ func (w *waitingRoom) timedOut(t *Ticket) *Refusal {
 
 func rounded(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 
+// longestFlow is the length from which the name of a flow is kept as its hash: names come from clients, and are remembered
+// for some time.
+const longestFlow = 64
+
+func flow(fairness string) string {
+	if len(fairness) <= longestFlow {
+		return fairness
+	}
+	return strconv.FormatUint(xxhash.Sum64String(fairness), 16)
+}
+
 // lane names the set of pods that the request may go to: requests of one lane stand or go together. Any pod is lane 0.
 func (t *Ticket) lane() uint64 {
 	if !t.arrival.HasSubset {
@@ -333,7 +350,7 @@ func (r *Router) room(t *Ticket, v *settings.Values) scheduling.Room {
 		Depth: v.SDQueueDepthThreshold, Burst: v.SDQueueDepthThreshold, KV: v.SDKVCacheUtilThreshold,
 		Patient: t.waited < patience,
 	}
-	if t.priority < r.top.priority() {
+	if t.priority < r.top.priority(t.now) {
 		m.Depth, m.Patient, m.Low = min(m.Depth, v.LowerPriorityQueueDepthThreshold), true, true
 	}
 	return m
@@ -363,15 +380,16 @@ func (s *summit) see(priority int, now time.Time) {
 	s.known.Store(&sighting{priority, now})
 }
 
-func (s *summit) priority() int {
-	if had := s.known.Load(); had != nil {
+func (s *summit) priority(now time.Time) int {
+	if had := s.known.Load(); had != nil && now.Sub(had.at) < ofLate {
 		return had.priority
 	}
 	return math.MinInt
 }
 
 // alive says whether a pod that t may go to is trusted.
-func (r *Router) alive(t *Ticket) (alive bool) {
-	r.pool.Look(func(s *pool.Snapshot) { alive = scheduling.Alive(t.arrived, s.Pods, &t.question) })
+func (r *Router) alive(now time.Time, t *Ticket) (alive bool) {
+	allowed := scheduling.Request{Subset: t.arrival.Subset, HasSubset: t.arrival.HasSubset}
+	r.pool.Look(func(s *pool.Snapshot) { alive = scheduling.Alive(now, s.Pods, &allowed) })
 	return alive
 }
