@@ -134,6 +134,9 @@ type reportView struct {
 	Adapters    []string `json:"adapters,omitempty"`
 	Missing     []string `json:"missing,omitempty"`
 	IntervalMS  float64  `json:"intervalMs,omitempty"`
+	Places      int      `json:"places"`              // requests that are known to run there at once
+	FreePlaces  int      `json:"freePlaces"`          // of them, taken by nobody
+	FullAgoMS   *float64 `json:"fullAgoMs,omitempty"` // since requests last had to wait there; never, when it is missing
 }
 
 func (p *podView) usable() bool { return p.Health != "set aside" }
@@ -161,6 +164,11 @@ func (a *admin) pods() []podView {
 				AgeMS: milliseconds(pool.At(now).Since(r.Taken)), Fresh: l.Fresh(pool.At(now), v.SDMetricsStalenessThreshold),
 				Waiting: r.Waiting, Running: r.Running, KVUsage: r.KVUsage, BlockSize: r.BlockSize, KVTokens: r.KVTokens,
 				MaxAdapters: r.MaxAdapters, Adapters: r.Adapters, Missing: r.Missing, IntervalMS: milliseconds(r.Interval),
+				Places: l.Places, FreePlaces: l.Free(),
+			}
+			if l.FullAt != 0 {
+				ago := milliseconds(pool.At(now).Since(l.FullAt))
+				out[i].Report.FullAgoMS = &ago
 			}
 		}
 	}
