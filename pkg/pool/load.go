@@ -39,8 +39,9 @@ type Load struct {
 	Report          Report
 
 	Places           int     // requests that are known to run there at once
-	FullAt           Instant // when a report last had requests that had waited for longer than since the report before
-	Begun            int     // requests in flight whose answer has begun
+	FullAt           Instant // when a report last showed that no more run there; 0: none ever did
+	FullFor          time.Duration
+	Begun            int // requests in flight whose answer has begun
 	PageFailingSince Instant
 	PageError        error
 	LastAnswer       Instant
@@ -85,6 +86,9 @@ func (l *Load) Free() int {
 	}
 	return max(0, max(1, l.Places)-l.Report.Running-l.Sent())
 }
+
+// Full says whether the pod is taken to run as many requests as it can.
+func (l *Load) Full(now Instant) bool { return now.Since(l.FullAt) < l.FullFor }
 
 // Sent is the number of requests sent since the report less those that ended since.
 func (l *Load) Sent() int { return l.InFlight - l.Report.InFlight }
@@ -135,11 +139,18 @@ func (l *Load) onTheirWay(r *Report) int {
 	return min(max(0, r.InFlight-r.Running-r.Waiting), int(l.asked[0]-l.asked[len(l.asked)-1]))
 }
 
-// placesWindow is for how long a number of running requests proves that as many find a place.
-const placesWindow = 5 * time.Second
+const (
+	placesWindow = 5 * time.Second        // for how long a number of running requests proves that as many find a place
+	fullFirst    = 250 * time.Millisecond // for how long a pod counts as full that was found so once
+	fullLongest  = 5 * time.Second        // and at most, when it is found so again and again
+)
 
-// learnPlaces takes in how many run. While others wait a pod runs as many as it can, save for the moments between one that
+// learnPlaces takes in how many run. A pod where others wait runs as many as it can, save for the moments between one that
 // ends and the next, so the most within the last windows is what it can. While nobody waits it tells only of more.
+//
+// It is full when there are more than it is known to run, and it doesn't run more. Requests that wait for the next step of
+// an engine with places left look the same at first, but run in the next report. So the pod counts as full for a moment,
+// and for longer each time, until it runs more.
 func (l *Load) learnPlaces(r *Report) {
 	if r.Taken.Since(l.windowFrom) >= placesWindow {
 		if l.FullAt < l.windowFrom {
@@ -148,9 +159,11 @@ func (l *Load) learnPlaces(r *Report) {
 		l.Places, l.windowMost, l.windowFrom = l.windowMost, 0, r.Taken
 	}
 	l.windowMost = max(l.windowMost, r.Running)
-	l.Places = max(l.Places, r.Running)
-	if r.Waiting > int(l.asked[0]-l.asked[1]) {
-		l.FullAt = r.Taken
+	switch {
+	case r.Running > l.Places:
+		l.Places, l.FullFor = r.Running, 0
+	case r.Waiting > 0 && r.Running+r.Waiting > l.Places:
+		l.FullAt, l.FullFor = r.Taken, min(max(fullFirst, 2*l.FullFor), fullLongest)
 	}
 }
 

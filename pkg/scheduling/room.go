@@ -10,10 +10,9 @@ import (
 // Room says which pods take more requests. It counts what was sent since a pod's report, so that no pod is overfilled
 // between two of them, and all of them have less than the share KV of their KV cache in use.
 //
-// A pod that had requests waiting of late runs as many as it can. It takes more while fewer than Depth wait there, places
-// known to be free not counted, in bursts of Burst requests a report, since all that reach a pod within one step wait for
-// the next. Any other pod takes more than it has by a part, or by Burst, a report, until it lets Depth wait: so it is found
-// out how much it takes.
+// A pod takes more while fewer than Depth wait there, places known to be free not counted, in bursts of Burst requests a
+// report, since all that reach a pod within one step wait for the next. One that is not known to be full also takes more
+// than it has by a part, or by Burst, a report, until it lets Depth wait: so it is found out how many places it has.
 //
 // A pod whose report is stale takes Depth more than ever ran there at once. Of one whose page can't be read nothing is
 // known: it takes as many as are at the fullest pod with a fresh report, and any number when there is none. So missing
@@ -24,23 +23,20 @@ type Room struct {
 	Burst int     // requests
 	KV    float64 // 0..1
 
-	// Patient requests go to a pod that was full of late only into a place that is known to be free: the wait for the next
-	// one at any pod is shorter than the wait for the next one at that pod.
+	// Patient requests go only into a place that is known to be free, or is looked for: the wait for the next one at any
+	// pod is shorter than the wait for the next one at a full pod.
 	Patient bool
 	// Low requests also leave one place of reservedOf free there, for those of a higher priority to find.
 	Low bool
 }
 
-// fullOfLate is how long a pod that let others wait is taken to run as many requests as it can.
-const fullOfLate = 5 * time.Second
-
 // Parts of a pod's requests or places.
 const (
-	reservedOf  = 16
-	burstOf     = 4  // of the places that may be free
-	growthOf    = 4  // of a pod that never was full: in so many reports it takes twice as many
-	regrowthOf  = 8  // of one that was full, some time ago
-	lowGrowthOf = 32 // the same for low requests, which others might have to wait for
+	reservedOf      = 16
+	burstOf         = 4  // of the places that may be free
+	growthOf        = 4  // of a pod that never was full: in four reports it takes twice as many
+	regrowthOf      = 8  // of one that was
+	patientGrowthOf = 32 // the same for those who can wait for a place that is known to be free
 )
 
 // has says whether the pod, which must be trusted, takes another request. pods are all of them.
@@ -48,10 +44,7 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	l := pod.Load
 	switch {
 	case l.Fresh(q.now, q.Staleness):
-		if q.now.Since(l.FullAt) < fullOfLate {
-			return m.fits(l) && q.usage(l) < m.KV
-		}
-		return m.grows(l) && q.usage(l) < m.KV
+		return (m.fits(l) || !l.Full(q.now) && m.grows(l)) && q.usage(l) < m.KV
 	case l.HasReport:
 		return l.InFlight < l.Places+m.Depth
 	case l.PageFailures > 0:
@@ -61,7 +54,7 @@ func (m *Room) has(q *question, pod *pool.Pod, pods []*pool.Pod) bool {
 	return false
 }
 
-// fits is for a pod that was full of late.
+// fits goes by the places that are known.
 func (m *Room) fits(l *pool.Load) bool {
 	reserved := 0
 	if m.Low {
@@ -73,18 +66,19 @@ func (m *Room) fits(l *pool.Load) bool {
 	return l.Waiting()+m.margin(l) < m.Depth && l.Sent() < max(m.Burst, l.Places/burstOf)
 }
 
-// grows is for any other pod.
+// grows finds out whether there are more.
 func (m *Room) grows(l *pool.Load) bool {
-	now := l.Report.Counted
-	more := max(m.Burst, now/growthOf)
+	had := l.Report.Counted
+	var more int
 	switch {
 	case l.FullAt == 0:
-	case m.Low:
-		more = max(1, now/lowGrowthOf)
+		more = max(m.Burst, had/growthOf)
+	case m.Patient:
+		more = max(1, had/patientGrowthOf)
 	default:
-		more = max(m.Burst, now/regrowthOf)
+		more = max(m.Burst, had/regrowthOf)
 	}
-	return l.Report.Waiting < m.Depth && l.InFlight < now+more
+	return l.Report.Waiting < m.Depth && l.InFlight+l.Report.Waiting < had+more
 }
 
 // margin is for a request that had ended at the pod when its page was read, and was still counted here.

@@ -18,7 +18,7 @@ func TestWhoHasRoom(t *testing.T) {
 	unread := func(inFlight int) pool.Load { return pool.Load{PageFailures: 1, InFlight: inFlight} }
 	patient := Room{Depth: 5, Burst: 5, KV: 0.8, Patient: true}
 	fullOf := func(places int, ago time.Duration) func(*pool.Load) {
-		return func(l *pool.Load) { l.Places, l.FullAt = places, pool.At(now.Add(-ago)) }
+		return func(l *pool.Load) { l.Places, l.FullAt, l.FullFor = places, pool.At(now.Add(-ago)), 5*time.Second }
 	}
 	stale := func(l *pool.Load) { l.Report.Taken = pool.At(now.Add(-time.Minute)) }
 	for _, c := range []struct {
