@@ -498,6 +498,9 @@ func (r *scriptedRouter) newTicket() ticket { return &scriptedTicket{router: r} 
 
 func (r *scriptedRouter) route(_ context.Context, a *routing.Arrival, t ticket) *routing.Refusal {
 	text := fmt.Sprintf(".. route %d bytes", a.BodyBytes)
+	if a.HeldBytes != a.BodyBytes {
+		text += fmt.Sprintf(" (%d held)", a.HeldBytes)
+	}
 	if a.Body != nil {
 		text += fmt.Sprintf(" %v model=%s", a.Body.Kind, a.Body.Model)
 	}
