@@ -12,6 +12,7 @@ type Report struct {
 	InFlight int           // requests of this process counted at the pod at that moment
 	Uncached int           // and their prompt tokens that were not cached there
 	Counted  int           // InFlight as it was handed in; what had not reached the pod by then is taken off InFlight
+	Unseen   int           // by how much Counted has grown since the report before and the requests shown have not
 
 	Waiting, Running int     // requests, summed over the engines of the page
 	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
@@ -174,6 +175,10 @@ func (l *Load) report(r Report) {
 	}
 	l.learnPlaces(&r)
 	r.Counted = r.InFlight
+	if l.HasReport {
+		had := &l.Report
+		r.Unseen = max(0, r.Counted-had.Counted-(r.Running+r.Waiting-had.Running-had.Waiting))
+	}
 	if n := l.onTheirWay(&r); n > 0 {
 		r.Uncached -= r.Uncached * n / r.InFlight
 		r.InFlight -= n

@@ -66,7 +66,7 @@ func (m *Room) fits(l *pool.Load) bool {
 	return l.Waiting()+m.margin(l) < m.Depth && l.Sent() < max(m.Burst, l.Places/burstOf)
 }
 
-// grows finds out whether there are more.
+// grows finds out whether there are more. What was sent for that and is still on its way has to show first.
 func (m *Room) grows(l *pool.Load) bool {
 	had := l.Report.Counted
 	var more int
@@ -78,7 +78,7 @@ func (m *Room) grows(l *pool.Load) bool {
 	default:
 		more = max(m.Burst, had/regrowthOf)
 	}
-	return l.Report.Waiting < m.Depth && l.InFlight+l.Report.Waiting < had+more
+	return l.Report.Waiting < m.Depth && l.InFlight+l.Report.Waiting+l.Report.Unseen < had+more
 }
 
 // margin is for a request that had ended at the pod when its page was read, and was still counted here.
@@ -92,9 +92,6 @@ func (m *Room) margin(l *pool.Load) int {
 // usage is the share of the pod's KV cache that is in use: as in its report, which must be fresh, less what ended since,
 // and with what was sent since.
 func (q *question) usage(l *pool.Load) float64 {
-	if l.Requests(true) == 0 {
-		return 0 // what is cached there makes way
-	}
 	usage := l.Report.KVUsage * stillThere(l, float64(l.Requests(true)))
 	if sent := l.Uncached - l.Report.Uncached; sent > 0 {
 		capacity := float64(l.Report.KVTokens)

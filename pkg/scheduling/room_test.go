@@ -58,7 +58,6 @@ func TestWhoHasRoom(t *testing.T) {
 		{"a pod that doesn't answer", usual, fleet(pool.Load{Refused: true}), "none"},
 		{"a pod on trial", usual, fleet(pool.Load{PageFailures: pageTries}), "a"},
 		{"one trial at a time", usual, fleet(pool.Load{PageFailures: pageTries, InFlight: 1}), "none"},
-		{"an idle pod's cache doesn't count", usual, fleet(reported(0, 0, .9)), "a"},
 		{"no page can be read: all have room", usual, fleet(unread(50), unread(60)), "a"},
 		{"a pod that was never looked at", usual, fleet(pool.Load{}), "none"},
 		{"of a stale report only what ran is used", usual, fleet(with(reported(9, 9, .9), stale, func(l *pool.Load) { l.Places, l.InFlight = 9, 13 })), "a"},
