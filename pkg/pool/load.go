@@ -12,7 +12,6 @@ type Report struct {
 	InFlight int           // requests of this process counted at the pod at that moment
 	Uncached int           // and their prompt tokens that were not cached there
 	Counted  int           // InFlight as it was handed in; what had not reached the pod by then is taken off InFlight
-	Unseen   int           // by how much Counted has grown since the report before and the requests shown have not
 
 	Waiting, Running int     // requests, summed over the engines of the page
 	KVUsage          float64 // share of the KV cache in use, 0..1, mean over the engines
@@ -144,6 +143,7 @@ const (
 	placesWindow = 5 * time.Second        // for how long a number of running requests proves that as many find a place
 	fullFirst    = 250 * time.Millisecond // for how long a pod counts as full that was found so once
 	fullLongest  = 5 * time.Second        // and at most, when it is found so again and again
+	nearlyAll    = 16                     // a full pod runs all of its places, save one of so many
 )
 
 // learnPlaces takes in how many run. A pod where others wait runs as many as it can, save for the moments between one that
@@ -163,7 +163,7 @@ func (l *Load) learnPlaces(r *Report) {
 	switch {
 	case r.Running > l.Places:
 		l.Places, l.FullFor = r.Running, 0
-	case r.Waiting > 0 && r.Running+r.Waiting > l.Places:
+	case r.Running+r.Waiting > l.Places && r.Running >= l.Places-l.Places/nearlyAll && r.Waiting > min(int(l.asked[0]-l.asked[1]), l.Places/nearlyAll):
 		l.FullAt, l.FullFor = r.Taken, min(max(fullFirst, 2*l.FullFor), fullLongest)
 	}
 }
@@ -175,10 +175,6 @@ func (l *Load) report(r Report) {
 	}
 	l.learnPlaces(&r)
 	r.Counted = r.InFlight
-	if l.HasReport {
-		had := &l.Report
-		r.Unseen = max(0, r.Counted-had.Counted-(r.Running+r.Waiting-had.Running-had.Waiting))
-	}
 	if n := l.onTheirWay(&r); n > 0 {
 		r.Uncached -= r.Uncached * n / r.InFlight
 		r.InFlight -= n

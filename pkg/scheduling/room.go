@@ -66,7 +66,7 @@ func (m *Room) fits(l *pool.Load) bool {
 	return l.Waiting()+m.margin(l) < m.Depth && l.Sent() < max(m.Burst, l.Places/burstOf)
 }
 
-// grows finds out whether there are more. What was sent for that and is still on its way has to show first.
+// grows finds out whether there are more.
 func (m *Room) grows(l *pool.Load) bool {
 	had := l.Report.Counted
 	var more int
@@ -78,7 +78,7 @@ func (m *Room) grows(l *pool.Load) bool {
 	default:
 		more = max(m.Burst, had/regrowthOf)
 	}
-	return l.Report.Waiting < m.Depth && l.InFlight+l.Report.Waiting+l.Report.Unseen < had+more
+	return l.Report.Waiting < m.Depth && l.InFlight+l.Report.Waiting < had+more
 }
 
 // margin is for a request that had ended at the pod when its page was read, and was still counted here.

@@ -267,8 +267,9 @@ func TestThreeTimesTheCapacity(t *testing.T) {
 				}
 			}
 			t.Logf("%d requests within %v: %d served, %d refused; %d waited at an engine at most", most, l.took.Round(time.Millisecond), served, most-served, longest)
-			if longest > depth {
-				t.Errorf("%d waited at an engine, expected %d at most", longest, depth)
+			// Two may be on their way, or have just ended, unnoticed while a page is read.
+			if longest > depth+2 {
+				t.Errorf("%d waited at an engine, expected %d at most, and 2 for what a page can't show", longest, depth)
 			}
 			if urgentLost > 0 {
 				t.Errorf("%d urgent requests were not served", urgentLost)
