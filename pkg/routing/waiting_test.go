@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -472,6 +473,13 @@ func TestShutdownAnswersAllWhoWait(t *testing.T) {
 // A fault in the choice of one request hits that one, not whoever made the room, nor those behind it.
 func TestPanicStaysWithItsRequest(t *testing.T) {
 	inHall(t, 1, nil, func(t *testing.T, h *hall) {
+		var faulty atomic.Bool // the next choice
+		h.Router.draw = func() uint64 {
+			if faulty.CompareAndSwap(true, false) {
+				panic("no way")
+			}
+			return 1
+		}
 		bad := make(chan any, 1)
 		ticket := new(Ticket)
 		a := chat(t, "m", "hello")
@@ -484,13 +492,7 @@ func TestPanicStaysWithItsRequest(t *testing.T) {
 		}()
 		synctest.Wait()
 		h.send("next", "m")
-		draws := 0
-		h.Router.draw = func() uint64 {
-			if draws++; draws == 1 {
-				panic("no way")
-			}
-			return 1
-		}
+		faulty.Store(true)
 		h.report(0, 4)
 		if cause := <-bad; cause == nil || !strings.Contains(fmt.Sprint(cause), "no way") {
 			t.Errorf("the request panicked with %v", cause)

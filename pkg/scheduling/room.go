@@ -76,7 +76,7 @@ func (m *Room) grows(l *pool.Load) bool {
 	case m.Patient:
 		more = max(1, had/patientGrowthOf)
 	default:
-		more = max(m.Burst, had/regrowthOf)
+		more = max(1, m.Burst-1, had/regrowthOf) // one less, as margin is
 	}
 	return l.Report.Waiting < m.Depth && l.InFlight+l.Report.Waiting < had+more
 }
